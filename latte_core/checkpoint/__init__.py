@@ -1,0 +1,1 @@
+"""Reading, recognising, loading and writing weights."""

@@ -1,0 +1,34 @@
+"""Write files so that one with its final name is always whole (reliability R49-R51)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+
+def default_file_mode() -> int:
+    """Return the permission bits an ordinary new file gets under the current umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a private path beside `target`; it takes the final name only if the block succeeds.
+
+    The private file keeps the target's extension, because encoders choose a container by it. After
+    an exception the private file is gone and an older file under the final name is untouched.
+    """
+    partial = target.with_name(f".{target.stem}.{uuid4().hex[:8]}.part{target.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        partial.chmod(default_file_mode())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Prompt cleaning, tokens and the T5 encoder."""

@@ -1,0 +1,1 @@
+"""Tiny models, malformed-file builders and other helpers shared by tests."""
