@@ -1,0 +1,114 @@
+"""Embedders, the feed-forward layer and the final layer of LatteT2V (latte.md 5.3-5.7)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TIMESTEP_FEATURES = 256
+
+
+def timestep_features(timesteps: Tensor) -> Tensor:
+    """Encode timesteps (B,), fractions allowed: (B, 256) float32, cosines first (latte.md 2.4)."""
+    half = TIMESTEP_FEATURES // 2
+    index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) / half * index)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def normalize(hidden: Tensor, eps: float) -> Tensor:
+    """LayerNorm over the last axis, without weights."""
+    return F.layer_norm(hidden, (hidden.shape[-1],), eps=eps)
+
+
+def modulate(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return hidden * (1 + scale) + shift; shift and scale are (B, 1, D)."""
+    return torch.addcmul(shift, hidden, 1 + scale)
+
+
+class PatchEmbed(nn.Module):
+    """Cut frames (N, C, H, W) into patches and project each: (N, S, D), row-major."""
+
+    def __init__(
+        self, channels: int, width: int, patch: int, *, operations: Any, dtype: Any, device: Any
+    ) -> None:
+        super().__init__()
+        self.proj = operations.Conv2d(
+            channels, width, kernel_size=patch, stride=patch, dtype=dtype, device=device
+        )
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.proj(frames).flatten(2).transpose(1, 2)  # (B F) S D
+
+
+class TwoLinear(nn.Module):
+    """Linear, activation, Linear."""
+
+    def __init__(
+        self, width_in: int, width: int, act: nn.Module, *, operations: Any, dtype: Any, device: Any
+    ) -> None:
+        super().__init__()
+        self.linear_1 = operations.Linear(width_in, width, dtype=dtype, device=device)
+        self.act = act
+        self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear_2(self.act(self.linear_1(features)))
+
+
+class TimestepEmbedding(nn.Module):
+    """Holds the timestep network under its released name `emb.timestep_embedder`."""
+
+    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        self.timestep_embedder = TwoLinear(
+            TIMESTEP_FEATURES, width, nn.SiLU(), operations=operations, dtype=dtype, device=device
+        )
+
+
+class AdaLayerNormSingle(nn.Module):
+    """One embedding of the timestep and one modulation that every block adds its own table to."""
+
+    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        self.emb = TimestepEmbedding(width, operations=operations, dtype=dtype, device=device)
+        self.linear = operations.Linear(width, 6 * width, dtype=dtype, device=device)
+
+    def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the embedding (B, D) and the modulation (B, 6, D)."""
+        features = timestep_features(timesteps).to(dtype)
+        embedding = self.emb.timestep_embedder(features)  # B D
+        return embedding, self.linear(F.silu(embedding)).unflatten(1, (6, -1))
+
+
+class GeluProjection(nn.Module):
+    """The first half of the feed-forward layer: Linear, then GELU in its tanh form."""
+
+    def __init__(self, width: int, inner: int, *, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        self.proj = operations.Linear(width, inner, dtype=dtype, device=device)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.gelu(self.proj(hidden), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Linear D -> 4D, GELU(tanh), Linear 4D -> D, under the released names net.0.proj and net.2."""
+
+    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+        super().__init__()
+        inner = 4 * width
+        self.net = nn.ModuleList(
+            [
+                GeluProjection(width, inner, operations=operations, dtype=dtype, device=device),
+                nn.Identity(),  # the place of the released model's dropout
+                operations.Linear(inner, width, dtype=dtype, device=device),
+            ]
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.net[2](self.net[0](hidden))

@@ -1,0 +1,61 @@
+"""Sine-cosine tables for token positions (latte.md 2.3 and 5.3).
+
+The one-dimensional tables are computed in float64 on the CPU and rounded to float32; only then are
+they moved, because some devices have no float64. A two-dimensional table is two of them side by
+side, so a picture of 32 x 32 tokens costs 64 rows, and nothing needs to be kept between calls.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+
+def sincos_table(width: int, positions: Tensor) -> Tensor:
+    """Encode positions: all sines first, then all cosines.
+
+    Args:
+        width: columns D of the table, even.
+        positions: (N,) coordinates on the CPU.
+
+    Returns:
+        (N, D) float32 on the CPU; column k < D/2 is sin(x w_k), column D/2 + k is cos(x w_k) with
+        w_k = 10000^(-2k/D).
+    """
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=CPU) / half
+    angles = positions.to(torch.float64)[:, None] / 10000.0**exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(torch.float32)
+
+
+def temporal_table(width: int, num_frames: int, device: torch.device) -> Tensor:
+    """Return (F, D) float32 for frames 0 .. F-1."""
+    return sincos_table(width, torch.arange(num_frames, device=CPU)).to(device)
+
+
+def axis_coordinates(length: int, base: float, scale: float) -> Tensor:
+    """Return (N,) float32 coordinates that stretch `length` tokens over [0, base), over `scale`."""
+    return torch.arange(length, dtype=torch.float32, device=CPU) / (length / base) / scale
+
+
+def spatial_table(
+    width: int, rows: int, columns: int, base: float, scale: float, device: torch.device
+) -> Tensor:
+    """Encode a grid of tokens: the first half of the width is the column, the second the row.
+
+    Args:
+        width: columns D of the table, a multiple of 4.
+        rows, columns: tokens of one frame.
+        base: side in tokens of the picture the model was trained on; both axes span [0, base).
+        scale: divisor of all coordinates, 1 up to 512 pixels.
+
+    Returns:
+        (S, D) float32 on `device`, S = rows * columns in row-major order.
+    """
+    half = width // 2
+    column = sincos_table(half, axis_coordinates(columns, base, scale)).to(device)
+    row = sincos_table(half, axis_coordinates(rows, base, scale)).to(device)
+    grid = [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)]
+    return torch.cat(grid, dim=2).view(rows * columns, width)
