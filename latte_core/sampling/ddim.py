@@ -1,0 +1,64 @@
+"""DDIM (Song et al., 2021, equation 12) exactly as Latte's pipeline runs it."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..errors import InvalidInputError
+from .noise import StepNoise
+from .settings import TRAIN_STEPS, ScheduleSettings
+from .stepper import AlphaTable, noise_part, predict_denoised
+
+
+class DdimStepper:
+    """DDIM on the leading timesteps, final alpha 1, no clipping.
+
+    Args:
+        settings: noise schedule and spacing.
+        num_steps: steps of the run, 1 .. 1000.
+        eta: 0 for the deterministic sampler, 1 for DDPM-like noise.
+        noise: noise added per step; drawn from only if eta > 0.
+
+    Raises:
+        InvalidInputError: for a step count or eta out of range.
+    """
+
+    def __init__(
+        self, settings: ScheduleSettings, num_steps: int, eta: float, noise: StepNoise
+    ) -> None:
+        if not (math.isfinite(eta) and 0 <= eta <= 1):
+            raise InvalidInputError(
+                f"eta is {eta!r}, but it must be from 0 (deterministic) to 1 (fully stochastic)."
+            )
+        self._visits = settings.timesteps(num_steps)
+        self._stride = TRAIN_STEPS // num_steps
+        self._alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
+        self._eta = eta
+        self._noise = noise
+
+    @property
+    def timesteps(self) -> list[float]:
+        return [float(timestep) for timestep in self._visits]
+
+    @property
+    def initial_sigma(self) -> float:
+        return 1.0
+
+    def scale(self, latents: Tensor, call: int) -> Tensor:
+        return latents
+
+    def step(self, prediction: Tensor, call: int, latents: Tensor) -> Tensor:
+        timestep = self._visits[call]
+        alpha, next_alpha = self._alphas.at(timestep), self._alphas.at(timestep - self._stride)
+        noise_pred = noise_part(prediction)
+        denoised = predict_denoised(latents, noise_pred, alpha)
+        spread = self._eta * math.sqrt(
+            (1 - next_alpha) / (1 - alpha) * max(1 - alpha / next_alpha, 0.0)
+        )
+        direction = math.sqrt(max(1 - next_alpha - spread**2, 0.0))
+        latents = next_alpha**0.5 * denoised + direction * noise_pred
+        if spread > 0:
+            latents = latents + spread * self._noise.draw(latents.shape)
+        return latents

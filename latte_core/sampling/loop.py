@@ -1,0 +1,94 @@
+"""The one loop all samplers run in: predict, step, check, tell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError
+from ..types import StepCallback, StepInfo
+from .guidance import NoisePredictor
+from .noise import StepNoise, make_step_noise
+from .registry import make_stepper
+from .settings import ScheduleSettings
+from .stepper import AlphaTable, Stepper, noise_part, predict_denoised
+
+
+@torch.no_grad()
+def sample(
+    predict: NoisePredictor,
+    noise: Tensor,
+    *,
+    sampler: str = "ddim",
+    num_steps: int = 50,
+    eta: float = 0.0,
+    step_noise: StepNoise | None = None,
+    settings: ScheduleSettings | None = None,
+    callback: StepCallback | None = None,
+    compute_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Turn unit noise into latents.
+
+    Everything a run remembers lives in objects made here, so a run that fails leaves nothing to the
+    next one. Arithmetic between model calls is float32 on the CPU.
+
+    Args:
+        predict: (latents (B, 4, F, h, w) float32, timesteps (B,) float32), both on the CPU, ->
+            predicted noise, or noise and variance logits, on any device.
+        noise: (B, 4, F, h, w) of unit variance; the sampler's own start scale is applied here.
+        sampler: one of the ten names (`registry.SAMPLER_NAMES`) or the reference's spelling.
+        num_steps: steps; heun and kdpm2_ancestral call the model 2n - 1 times, pndm n + 9 times.
+        eta: DDIM's share of noise per step, 0 .. 1.
+        step_noise: noise of stochastic samplers; by default that of seed 0.
+        settings: noise schedule; Latte-1's by default.
+        callback: called after each model call; an exception it raises ends the run unchanged.
+        compute_dtype: the model's dtype, named in the message if the run breaks.
+
+    Returns:
+        (B, 4, F, h, w) float32 latents on the CPU.
+
+    Raises:
+        InvalidInputError: for an unknown sampler, step count or eta.
+        NonFiniteError: at the first step whose latents hold NaN or infinity.
+    """
+    settings = settings or ScheduleSettings()
+    step_noise = step_noise or make_step_noise(noise.shape, 0)
+    stepper = make_stepper(sampler, num_steps, noise=step_noise, eta=eta, settings=settings)
+    alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
+    timesteps = stepper.timesteps
+    latents = noise.detach().to("cpu", torch.float32) * stepper.initial_sigma
+    for call, timestep in enumerate(timesteps):
+        model_input = stepper.scale(latents, call)
+        prediction = _predict(predict, model_input, timestep)
+        latents = stepper.step(prediction, call, latents)
+        _check_finite(latents, call, stepper, compute_dtype)
+        if callback is not None:
+            denoised = predict_denoised(
+                model_input, noise_part(prediction), alphas.between(timestep)
+            )
+            callback(
+                StepInfo(step=call, num_steps=len(timesteps), timestep=timestep, denoised=denoised)
+            )
+    return latents
+
+
+def _predict(predict: NoisePredictor, model_input: Tensor, timestep: float) -> Tensor:
+    prediction = predict(model_input, torch.full((len(model_input),), timestep))
+    return prediction.to("cpu", torch.float32)
+
+
+def _check_finite(latents: Tensor, call: int, stepper: Stepper, dtype: torch.dtype) -> None:
+    if bool(torch.isfinite(latents).all()):
+        return
+    timesteps = stepper.timesteps
+    name = str(dtype).removeprefix("torch.")
+    advice = (
+        "Try another attention backend, or check the weights file."
+        if dtype == torch.float32
+        else "Try bfloat16 or float32, or another attention backend."
+    )
+    raise NonFiniteError(
+        f"Sampling stopped at step {call + 1} of {len(timesteps)} (timestep {timesteps[call]:g}): "
+        f"the latents hold NaN or infinity. The model runs in {name}. {advice} "
+        "No video was written."
+    )

@@ -1,0 +1,101 @@
+"""Eight samplers as diffusers schedulers, set up for Latte.
+
+The reference builds each from the model's scheduler file with the variance type of its yaml, which
+breaks the two DPM-Solver classes; that option is left out here (latte.md 7.6).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import MissingDependencyError
+from ..types import check_integer
+from .noise import StepNoise
+from .settings import TRAIN_STEPS, ScheduleSettings
+from .stepper import noise_part
+
+# PNDM warms up over four timesteps; two others space one timestep more than they visit.
+STEP_LIMITS = {
+    "PNDM": (4, TRAIN_STEPS),
+    "DPMSolverMultistep": (1, TRAIN_STEPS - 1),
+    "DEISMultistep": (1, TRAIN_STEPS - 1),
+}
+
+
+class DiffusersStepper:
+    """One run of a diffusers scheduler.
+
+    Its arithmetic runs on the CPU in float32, where its tables live; random samplers draw from the
+    given generators only.
+
+    Args:
+        reference_name: the class name without "Scheduler".
+        settings: noise schedule and spacing; classes without a spacing option ignore the latter.
+        num_steps: steps of the run.
+        noise: generators and draw order of per-step noise.
+
+    Raises:
+        InvalidInputError: for a step count out of range.
+        MissingDependencyError: if diffusers is not installed.
+    """
+
+    def __init__(
+        self, reference_name: str, settings: ScheduleSettings, num_steps: int, noise: StepNoise
+    ) -> None:
+        low, high = STEP_LIMITS.get(reference_name, (1, TRAIN_STEPS))
+        check_integer(f"steps (for {reference_name})", num_steps, low, high)
+        self._scheduler = _build(reference_name, settings)
+        self._scheduler.set_timesteps(num_steps, device="cpu")
+        self._noise = noise
+        self._extra: dict[str, Any] = {}
+        if "generator" in inspect.signature(self._scheduler.step).parameters:
+            self._extra["generator"] = list(noise.generators)
+
+    @property
+    def timesteps(self) -> list[float]:
+        return [float(timestep) for timestep in self._scheduler.timesteps]
+
+    @property
+    def initial_sigma(self) -> float:
+        return float(self._scheduler.init_noise_sigma)
+
+    def scale(self, latents: Tensor, call: int) -> Tensor:
+        scaled: Tensor = self._scheduler.scale_model_input(latents, self._scheduler.timesteps[call])
+        return scaled
+
+    def step(self, prediction: Tensor, call: int, latents: Tensor) -> Tensor:
+        arrange = self._noise.arrange
+        following: Tensor = self._scheduler.step(
+            arrange(noise_part(prediction)),
+            self._scheduler.timesteps[call],
+            arrange(latents),
+            return_dict=False,
+            **self._extra,
+        )[0]
+        return arrange(following)
+
+
+def _build(reference_name: str, settings: ScheduleSettings) -> Any:
+    try:
+        module = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The sampler {reference_name} needs the package diffusers, which is not installed. "
+            "Run: pip install diffusers. The samplers ddim and ddpm work without it."
+        ) from error
+    scheduler_class = getattr(module, f"{reference_name}Scheduler")
+    options = {
+        "num_train_timesteps": TRAIN_STEPS,
+        "beta_start": settings.beta_start,
+        "beta_end": settings.beta_end,
+        "beta_schedule": settings.beta_schedule,
+        "timestep_spacing": settings.timestep_spacing,
+        "steps_offset": settings.steps_offset,
+        "lower_order_final": True,
+    }
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    return scheduler_class(**{key: value for key, value in options.items() if key in accepted})

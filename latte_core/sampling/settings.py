@@ -1,0 +1,107 @@
+"""The noise schedule Latte was trained on, and how sampling timesteps are picked from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError
+from ..types import check_integer
+
+TRAIN_STEPS = 1000
+BETA_SCHEDULES = ("linear", "scaled_linear")
+SPACINGS = ("leading", "linspace", "trailing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleSettings:
+    """Noise schedule and timestep spacing; the defaults are Latte-1's published ones.
+
+    Args:
+        beta_start, beta_end: ends of the schedule, 0 < start <= end < 1.
+        beta_schedule: `linear` in beta (Latte), or `scaled_linear`, linear in its square root.
+        timestep_spacing: `leading` (980, 960, ... 0 for 50 steps), `linspace` or `trailing`.
+        steps_offset: added to every timestep of `leading`.
+
+    Raises:
+        InvalidInputError: for a value that has no meaning.
+
+    Source: Latte-1's scheduler_config.json (latte.md 7.5).
+    """
+
+    beta_start: float = 1e-4
+    beta_end: float = 2e-2
+    beta_schedule: str = "linear"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise InvalidInputError(
+                f"The scheduler config says beta_start = {self.beta_start!r} and beta_end = "
+                f"{self.beta_end!r}, but 0 < beta_start <= beta_end < 1 must hold. "
+                "Latte uses 0.0001 and 0.02."
+            )
+        _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
+        _check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
+        check_integer("steps_offset", self.steps_offset, 0, 10)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScheduleSettings:
+        """Read a diffusers `scheduler_config.json`, whichever scheduler class wrote it.
+
+        Raises:
+            InvalidInputError: for a schedule that is not an epsilon model's on 1000 steps.
+        """
+        for key, expected in (
+            ("prediction_type", "epsilon"),
+            ("num_train_timesteps", TRAIN_STEPS),
+            ("trained_betas", None),
+            ("rescale_betas_zero_snr", False),
+        ):
+            if values.get(key, expected) != expected:
+                raise InvalidInputError(
+                    f"The scheduler config says {key} = {values[key]!r}, but Latte uses "
+                    f"{expected!r}. This config belongs to another model."
+                )
+        known = ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset")
+        return cls(**{key: values[key] for key in known if key in values})
+
+    def alphas_cumprod(self) -> Tensor:
+        """Return the (1000,) float64 products of 1 - beta, on the CPU."""
+        start, end = self.beta_start, self.beta_end
+        if self.beta_schedule == "scaled_linear":
+            betas = torch.linspace(start**0.5, end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+        else:
+            betas = torch.linspace(start, end, TRAIN_STEPS, dtype=torch.float64)
+        return (1 - betas).cumprod(0)
+
+    def timesteps(self, num_steps: int) -> list[int]:
+        """Return the `num_steps` training-time indices to visit, highest first.
+
+        Raises:
+            InvalidInputError: if `num_steps` is not 1 .. 1000.
+        """
+        check_integer("steps", num_steps, 1, TRAIN_STEPS)
+        if self.timestep_spacing == "leading":
+            stride = TRAIN_STEPS // num_steps
+            return [index * stride + self.steps_offset for index in reversed(range(num_steps))]
+        if self.timestep_spacing == "trailing":
+            stride = TRAIN_STEPS / num_steps
+            return [round(TRAIN_STEPS - index * stride) - 1 for index in range(num_steps)]
+        if num_steps == 1:
+            return [0]
+        span = (TRAIN_STEPS - 1) / (num_steps - 1)
+        return [round(index * span) for index in reversed(range(num_steps))]
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInputError(
+            f"The scheduler config says {name} = {value!r}, but it must be one of "
+            f"{', '.join(choices)}."
+        )
