@@ -1,0 +1,129 @@
+"""Build one part of a Latte-1 style folder from its `config.json` and its weights.
+
+Shared by the text encoder and the VAE. Weights are read by a function that the caller hands in, so
+that only the safe reader ever opens an untrusted file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .errors import CorruptCheckpointError, WeightMismatchError
+
+TensorReader = Callable[[Path], Mapping[str, Tensor]]
+"""Reads a weights file, or the weights of a folder in shards, and returns the tensors by name."""
+
+MAX_JSON_BYTES = 16 * 2**20
+LISTED_NAMES = 5
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a small file.
+
+    Raises:
+        CorruptCheckpointError: if it is missing, larger than 16 MiB, or not a JSON object.
+    """
+    if not path.is_file():
+        raise CorruptCheckpointError(
+            f"{path.name} is missing in the folder {path.parent.name}. "
+            "Download the whole folder again, or choose the folder that holds it."
+        )
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} has {path.stat().st_size} bytes, but a config has "
+            "16 MiB at most. It is another file; download the folder again."
+        )
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} is not JSON text. Download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} holds a {type(value).__name__}, but it must hold a "
+            "JSON object. Download it again."
+        )
+    return cast("dict[str, Any]", value)
+
+
+def fill_module(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    part: str,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    float32_names: Sequence[str] = (),
+) -> None:
+    """Give a module made on the meta device its weights: all of them, and nothing else.
+
+    Args:
+        module: changed in place; afterwards in evaluation mode and without gradients.
+        tensors: by the module's own names.
+        part: what to call the module in messages, for example "text encoder".
+        dtype: of the weights afterwards.
+        device: where they are put.
+        float32_names: endings of names that stay float32 whatever `dtype` says.
+
+    Raises:
+        WeightMismatchError: if a name is missing or unknown, a shape differs, or a weight is made
+            of integers.
+    """
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    _check_names(part, expected, tensors)
+    _check_shapes(part, expected, tensors)
+    endings = tuple(float32_names)
+    ready = {
+        name: tensors[name].to(device, torch.float32 if name.endswith(endings) else dtype)
+        for name in expected
+    }
+    module.load_state_dict(ready, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def _check_names(part: str, expected: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    missing = [name for name in expected if name not in tensors]
+    unknown = [name for name in tensors if name not in expected]
+    if missing or unknown:
+        raise WeightMismatchError(
+            f"These weights do not fit the {part}: {len(missing)} of {len(expected)} names are "
+            f"missing{_first(missing)} and {len(unknown)} are unknown{_first(unknown)}. "
+            "Use the weights and the config.json that belong together."
+        )
+
+
+def _check_shapes(
+    part: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+) -> None:
+    wrong = [
+        f"{name} is {tuple(tensors[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if tuple(tensors[name].shape) != shape
+    ]
+    if wrong:
+        raise WeightMismatchError(
+            f"These weights do not fit the {part}: {len(wrong)} shapes differ{_first(wrong)}. "
+            "Use the weights and the config.json that belong together."
+        )
+    integers = [name for name in expected if not tensors[name].is_floating_point()]
+    if integers:
+        raise WeightMismatchError(
+            f"{len(integers)} weights of the {part} are whole numbers{_first(integers)}, but "
+            "floating point is expected. Use a file that is not quantised to integers."
+        )
+
+
+def _first(names: Iterable[str]) -> str:
+    """Return the first few names in brackets, nothing for none."""
+    listed = list(names)
+    if not listed:
+        return ""
+    more = ", ..." if len(listed) > LISTED_NAMES else ""
+    return f" ({', '.join(listed[:LISTED_NAMES])}{more})"

@@ -1,0 +1,118 @@
+"""T5 weights as people have them on disk, brought to one form: names, and fp8 with its scales.
+
+A quantised weight is stored as `X.weight` in fp8 with a scale beside it: `X.scale_weight` in older
+files, which also hold a marker named `scaled_fp8`, or `X.weight_scale` with `X.comfy_quant` in
+newer ones. The weight that is meant is `X.weight * scale`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..errors import CorruptCheckpointError, UnknownArchitectureError
+
+FIRST_QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
+FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")
+SCALE_ENDINGS = (".scale_weight", ".weight_scale")
+UNUSED_ENDINGS = (".scale_input", ".input_scale", ".comfy_quant")
+UNUSED_NAMES = ("scaled_fp8", "spiece_model", "lm_head.weight", "logit_scale")
+
+
+def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's own tensors under T5's names, still as they are stored.
+
+    A prefix in front of every name, as in all-in-one files, is removed; a decoder is left out, as
+    it takes no part in encoding.
+    """
+    prefixes = [name[: -len(FIRST_QUERY)] for name in tensors if name.endswith(FIRST_QUERY)]
+    prefix = min(prefixes, key=len, default="")
+    return {
+        name[len(prefix) :]: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not name[len(prefix) :].startswith("decoder.")
+    }
+
+
+def dequantise(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights without scales and markers; scaled fp8 weights become `dtype`.
+
+    Plain fp8 weights stay as they are: they need a cast and nothing else.
+
+    Raises:
+        UnknownArchitectureError: for a quantisation other than fp8.
+        CorruptCheckpointError: if a scale has no weight, or does not fit it.
+    """
+    _check_formats(tensors)
+    scales = {
+        name[: -len(ending)] + ".weight": scale
+        for ending in SCALE_ENDINGS
+        for name, scale in tensors.items()
+        if name.endswith(ending)
+    }
+    orphans = [name for name in scales if name not in tensors]
+    if orphans:
+        raise CorruptCheckpointError(
+            f"The text encoder holds a scale for {orphans[0]} but not the weight itself. "
+            "The file is incomplete; download it again."
+        )
+    dropped = SCALE_ENDINGS + UNUSED_ENDINGS
+    return {
+        name: _scaled(name, tensor, scales[name], dtype) if name in scales else tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(dropped) and name not in UNUSED_NAMES
+    }
+
+
+def usual_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the dtype to run stored weights in: their own, but bfloat16 in place of fp8."""
+    counts: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        if tensor.dim() == 2:
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    stored = max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+    if stored in (torch.float16, torch.bfloat16, torch.float32):
+        return stored
+    return torch.bfloat16 if stored in FP8_DTYPES else torch.float32
+
+
+def _scaled(name: str, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiply by one scale for the whole weight, or one for each of its rows."""
+    if weight.dtype not in FP8_DTYPES:
+        raise UnknownArchitectureError(
+            f"{name} has a scale and is stored as {weight.dtype}, but only fp8 weights with a "
+            "scale can be read. Use a t5xxl file in fp16, fp8 or scaled fp8."
+        )
+    rows = weight.shape[0]
+    if scale.numel() not in (1, rows):
+        raise CorruptCheckpointError(
+            f"{name} has {rows} rows but {scale.numel()} scales; expected 1 or {rows}. "
+            "The file is damaged; download it again."
+        )
+    factor = scale.float().reshape(-1, *[1] * (weight.dim() - 1))
+    return (weight.float() * factor).to(dtype)
+
+
+def _check_formats(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse quantised formats other than fp8, which `X.comfy_quant` names in JSON bytes."""
+    for name, tensor in tensors.items():
+        if not name.endswith(".comfy_quant"):
+            continue
+        try:
+            described: object = json.loads(tensor.to(torch.uint8).cpu().numpy().tobytes())
+        except (ValueError, RecursionError) as error:
+            raise CorruptCheckpointError(
+                f"{name} does not describe a quantisation. The file is damaged; download it again."
+            ) from error
+        named = cast("dict[str, object]", described) if isinstance(described, dict) else {}
+        found = named.get("format")
+        if found not in FP8_FORMATS:
+            raise UnknownArchitectureError(
+                f"{name} says that the weight is quantised as {found}, but only "
+                f"{' and '.join(FP8_FORMATS)} can be read. Use a t5xxl file in fp16 or fp8."
+            )

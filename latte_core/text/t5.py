@@ -1,0 +1,251 @@
+"""The T5 encoder: transformers' module filled from a Latte folder or from one t5xxl file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError, MissingDependencyError, NonFiniteError
+from ..parts import TensorReader, fill_module, read_json
+from ..types import TEXT_TOKENS
+from .config import T5EncoderConfig, check_is_t5
+from .layouts import dequantise, encoder_tensors, usual_dtype
+from .tokenizer import PromptTokenizer
+
+KEPT_IN_FLOAT32 = (".wo.weight",)  # in float16 the second feed-forward matrix overflows
+EMBEDDING = "shared.weight"
+EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
+TEXTS_AT_ONCE = 8
+
+logger = logging.getLogger("latte")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextEmbeddings:
+    """What the encoder gives for several prompts.
+
+    Args:
+        embeds: (B, 120, C) features of every position, padding included.
+        mask: (B, 120) bool, True for real tokens, the end token included.
+        notices: one sentence for each prompt that was cut.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    notices: tuple[str, ...] = ()
+
+
+class TextEncoder:
+    """A T5 v1.1 encoder with its tokenizer.
+
+    Args:
+        module: transformers' T5EncoderModel with weights.
+        tokenizer: the one the encoder was trained with.
+
+    Raises:
+        IncompatibleInputsError: if the tokenizer has more pieces than the encoder knows.
+    """
+
+    def __init__(self, module: Any, tokenizer: PromptTokenizer) -> None:
+        tokenizer.check_vocabulary(module.config.vocab_size)
+        self.module = module
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        tokenizer: PromptTokenizer,
+        *,
+        config: T5EncoderConfig | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> TextEncoder:
+        """Build the encoder from weights in any layout of `layouts.py`.
+
+        Args:
+            tensors: a T5 file's tensors; fp16, fp32, bf16, fp8 and scaled fp8.
+            tokenizer: the tokenizer that belongs to them.
+            config: shape; read from the weights when left out.
+            dtype: to run in. Left out: float32 on the CPU, elsewhere as stored, bfloat16 for fp8.
+            device: to run on.
+
+        Raises:
+            UnknownArchitectureError: for umT5, CLIP and others, by name.
+            WeightMismatchError: if the weights do not fit the config.
+            MissingDependencyError: if transformers is not installed.
+        """
+        stored = encoder_tensors(tensors)
+        check_is_t5(stored)
+        dtype = dtype or default_dtype(stored, device)
+        weights = dequantise(stored, dtype)
+        config = config or T5EncoderConfig.from_tensors(weights)
+        return cls(_build(config, weights, dtype, device), tokenizer)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        read: TensorReader,
+        tokenizer: PromptTokenizer | str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> TextEncoder:
+        """Load `text_encoder/` of a Latte folder, in one file or in shards.
+
+        Args:
+            folder: holds `config.json` and the weights.
+            read: opens a folder's weights safely.
+            tokenizer: a tokenizer or its folder; left out, the folder `tokenizer` beside `folder`.
+            dtype: as in `from_tensors`.
+            device: as in `from_tensors`.
+
+        Raises:
+            CorruptCheckpointError: if a file is missing or unreadable.
+            InvalidInputError: if there is no tokenizer.
+            UnknownArchitectureError: as in `from_tensors`.
+        """
+        path = Path(folder)
+        config = T5EncoderConfig.from_dict(read_json(path / "config.json"))
+        found = _tokenizer(path.parent / "tokenizer" if tokenizer is None else tokenizer)
+        return cls.from_tensors(read(path), found, config=config, dtype=dtype, device=device)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        read: TensorReader,
+        tokenizer: PromptTokenizer | str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> TextEncoder:
+        """Load a single-file encoder such as `t5xxl_fp16.safetensors`.
+
+        Args:
+            path: the file.
+            read: opens it safely.
+            tokenizer: a tokenizer, or the folder (or file) of `spiece.model` or `tokenizer.json`;
+                such files do not carry one.
+            dtype: as in `from_tensors`.
+            device: as in `from_tensors`.
+
+        Raises:
+            InvalidInputError: if no tokenizer is given.
+            UnknownArchitectureError: as in `from_tensors`.
+        """
+        if tokenizer is None:
+            raise InvalidInputError(
+                f"{Path(path).name} holds no tokenizer and none was given. Choose a folder with "
+                "the spiece.model or tokenizer.json of T5 v1.1, such as tokenizer in Latte-1."
+            )
+        found = _tokenizer(tokenizer)
+        return cls.from_tensors(read(Path(path)), found, dtype=dtype, device=device)
+
+    @property
+    def width(self) -> int:
+        """Features per token, C."""
+        return int(self.module.config.d_model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embedding().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the features."""
+        return self._embedding().dtype
+
+    def to(self, device: torch.device | str) -> TextEncoder:
+        """Move the weights and return self."""
+        self.module.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Encode prepared prompts.
+
+        Prompts above 120 tokens are cut; each gets one line in the log and in `notices`.
+
+        Args:
+            texts: what `prepare_prompt` returned, one or more.
+
+        Returns:
+            (B, 120, C) features on the encoder's device, and (B, 120) mask.
+
+        Raises:
+            NonFiniteError: if the features of a real token are NaN or infinite.
+        """
+        tokens = self.tokenizer.encode(texts, TEXT_TOKENS)
+        for notice in tokens.notices:
+            logger.warning(notice)
+        mask = tokens.mask.to(self.device)
+        ids = tokens.ids.to(self.device)
+        embeds = torch.cat(
+            [
+                self._features(
+                    ids[start : start + TEXTS_AT_ONCE], mask[start : start + TEXTS_AT_ONCE]
+                )
+                for start in range(0, len(ids), TEXTS_AT_ONCE)
+            ]
+        )
+        if not torch.isfinite(embeds).all():
+            raise NonFiniteError(
+                f"The text encoder gave NaN or infinite features in {self.dtype}. "
+                "Use bfloat16 or float32 for the text encoder."
+            )
+        return TextEmbeddings(embeds=embeds, mask=mask, notices=tokens.notices)
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self.module(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return hidden
+
+    def _embedding(self) -> Tensor:
+        weight: Tensor = self.module.shared.weight
+        return weight
+
+
+def default_dtype(tensors: Mapping[str, Tensor], device: torch.device | str) -> torch.dtype:
+    """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says."""
+    return torch.float32 if torch.device(device).type == "cpu" else usual_dtype(tensors)
+
+
+def _tokenizer(source: PromptTokenizer | str | Path) -> PromptTokenizer:
+    return source if isinstance(source, PromptTokenizer) else PromptTokenizer.from_folder(source)
+
+
+def _build(
+    config: T5EncoderConfig,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Any:
+    try:
+        from transformers import T5Config, T5EncoderModel
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The text encoder could not be built: transformers is not installed or does not "
+            'import. Run "pip install transformers".'
+        ) from error
+    with torch.device("meta"):
+        module: Any = T5EncoderModel(T5Config(**config.to_dict()))
+    weights = {**weights, EMBEDDING_ALIAS: weights.get(EMBEDDING_ALIAS, weights[EMBEDDING])}
+    float32_names = KEPT_IN_FLOAT32 if dtype == torch.float16 else ()
+    fill_module(
+        module,
+        weights,
+        part="text encoder",
+        dtype=dtype,
+        device=device,
+        float32_names=float32_names,
+    )
+    module.set_input_embeddings(module.shared)  # one table, not two copies of it
+    return module
