@@ -1,1 +1,51 @@
 """Reading, recognising, loading and writing weights."""
+
+from __future__ import annotations
+
+from .adapters import (
+    drop_derived,
+    is_svd_layout,
+    temporal_vae_to_diffusers,
+    temporal_vae_to_svd,
+)
+from .convert import Conversion, convert
+from .detect import detect_t2v
+from .families import Family
+from .identify import Identification, identify, require_family
+from .loader import load_transformer
+from .lora import LoraWeights, native_lora
+from .names import Selection, select_model
+from .quantized import dequantize
+from .reader import VerifiedFiles, read_header, read_tensors
+from .records import FileHeader, FileKind, TensorFile, TensorInfo
+from .sniff import sniff
+from .writer import write_safetensors
+
+__all__ = [
+    "Conversion",
+    "Family",
+    "FileHeader",
+    "FileKind",
+    "Identification",
+    "LoraWeights",
+    "Selection",
+    "TensorFile",
+    "TensorInfo",
+    "VerifiedFiles",
+    "convert",
+    "dequantize",
+    "detect_t2v",
+    "drop_derived",
+    "identify",
+    "is_svd_layout",
+    "load_transformer",
+    "native_lora",
+    "read_header",
+    "read_tensors",
+    "require_family",
+    "select_model",
+    "sniff",
+    "temporal_vae_to_diffusers",
+    "temporal_vae_to_svd",
+    "write_safetensors",
+]

@@ -1,0 +1,242 @@
+"""Turn any file or folder that holds a part of Latte into one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, InvalidInputError, UnknownArchitectureError
+from .adapters import drop_derived, is_svd_layout, temporal_vae_to_svd
+from .detect import CONFIG_KEY
+from .families import Family, joined
+from .folders import read_json
+from .identify import identify, identify_header
+from .loader import settle_config, weights_of
+from .lora import native_lora
+from .names import select_model
+from .quantized import dequantize
+from .reader import DIGEST_KEY, read_header, read_tensors
+from .records import TensorFile, incomplete, size_text
+from .writer import write_safetensors
+
+SUFFIX = ".safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+CLASS_MARK = "temp_embed"
+FOLDERS = {
+    "transformer": "transformer",
+    "temporal_vae": "vae_temporal_decoder",
+    "image_vae": "vae",
+    "text_encoder": "text_encoder",
+}
+KINDS: dict[Family, str] = {
+    Family.LATTE_T2V: "transformer",
+    Family.LATTE_CLASS: "class_transformer",
+    Family.TEMPORAL_VAE: "temporal_vae",
+    Family.IMAGE_VAE: "image_vae",
+    Family.T5_ENCODER: "text_encoder",
+    Family.LORA: "lora",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """What a conversion did.
+
+    Args:
+        source, target: base names.
+        kind: which part of Latte it is.
+        num_tensors, num_bytes: of the file written.
+        sentence: the same for a person.
+    """
+
+    source: str
+    target: str
+    kind: str
+    num_tensors: int
+    num_bytes: int
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Converted:
+    """Tensors ready to be written; `note` is added to the sentence."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    note: str = ""
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    *,
+    kind: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Conversion:
+    """Write one safetensors file from a .pt file, a folder, or a file with other names.
+
+    Args:
+        source: a file; a folder of shards; a whole model's folder, of which the transformer is
+            taken unless `kind` names another part.
+        target: name of the new file, ending in .safetensors; an older one is replaced.
+        kind: "transformer", "class_transformer", "temporal_vae", "image_vae", "text_encoder" or
+            "lora"; None finds out. Temporal VAE and LoRA get the names that ComfyUI reads.
+        dtype: type of the written weights; None keeps the source's.
+
+    Raises:
+        InvalidInputError: for an unusable target name or an unknown `kind`.
+        CheckpointError: for a source that cannot be read, is another kind, or is the target.
+    """
+    source, target = Path(source), Path(target)
+    check_request(target, kind)
+    source = part_folder(source, kind)
+    header = read_header(source)
+    if not header.is_whole:
+        raise incomplete(header.name, header.num_bytes, header.expected_bytes)
+    found = identify_header(header)
+    actual = KINDS.get(found.family)
+    if actual is None or kind not in (None, actual):
+        wanted = (kind or joined(KINDS.values())).replace("_", " ")
+        raise UnknownArchitectureError(
+            f"{found.name} was not converted. {found.sentence} Expected: {wanted}."
+        )
+    refuse_overwriting(header.files, target)
+    result = CONVERTERS[actual](source, read_tensors(source))
+    tensors = in_type(header.name, result.tensors, dtype)
+    write_safetensors(target, tensors, result.metadata)
+    return report(header.name, target, actual, len(tensors), result.note)
+
+
+def check_request(target: Path, kind: str | None) -> None:
+    """Refuse a target or kind that no conversion can have."""
+    if kind is not None and kind not in KINDS.values():
+        raise InvalidInputError(f"{kind!r} is no kind of file; choose {joined(KINDS.values())}.")
+    if target.suffix.lower() != SUFFIX:
+        raise InvalidInputError(
+            f"{target.name} cannot be the target: only {SUFFIX} files are written. "
+            f"Name it {target.stem}{SUFFIX}."
+        )
+    if target.is_dir() or not target.parent.is_dir():
+        raise InvalidInputError(
+            f"{target.name} cannot be written: its folder does not exist, or it is a folder."
+        )
+
+
+def part_folder(source: Path, kind: str | None) -> Path:
+    """Return the folder of one part if `source` is the folder of a whole model."""
+    if not source.is_dir():
+        return source
+    inner = source / FOLDERS.get(kind or "transformer", "")
+    is_whole_model = (source / "model_index.json").is_file()
+    if is_whole_model and identify(source).family is not Family.LATTE_FOLDER:
+        raise UnknownArchitectureError(f"{source.name} was not converted. It is no Latte folder.")
+    if is_whole_model and inner != source and not inner.is_dir():
+        raise CheckpointError(
+            f"{source.name} has no folder {inner.name}. Download the model again, or choose the "
+            "folder that holds the weights."
+        )
+    return inner if is_whole_model else source
+
+
+def refuse_overwriting(files: tuple[Path, ...], target: Path) -> None:
+    """Refuse a target that is one of the source's files, by whatever name or link (R15)."""
+    for file in files:
+        is_same = file.resolve() == target.resolve()
+        if is_same or (target.exists() and file.exists() and target.samefile(file)):
+            raise InvalidInputError(
+                f"{target.name} is the file to be converted, under this or another name. "
+                "Choose another target; the source is never overwritten."
+            )
+
+
+def in_type(
+    name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Return the tensors with their floating-point numbers in one type, if one is asked for."""
+    if dtype is None:
+        return dict(tensors)
+    if not dtype.is_floating_point:
+        raise InvalidInputError(f"Weights cannot be written as {dtype}; choose float16 or float32.")
+    unpacked = dequantize(name, tensors, dtype)
+    return {
+        key: value.to(dtype) if value.is_floating_point() else value
+        for key, value in unpacked.items()
+    }
+
+
+def report(name: str, target: Path, kind: str, num_tensors: int, note: str) -> Conversion:
+    """Return the record of a finished conversion."""
+    num_bytes = target.stat().st_size
+    text = (
+        f"Wrote {target.name} from {name}: {kind.replace('_', ' ')}, {num_tensors} tensors, "
+        f"{size_text(num_bytes)}."
+    )
+    return Conversion(
+        source=name,
+        target=target.name,
+        kind=kind,
+        num_tensors=num_tensors,
+        num_bytes=num_bytes,
+        sentence=f"{text} {note}".strip(),
+    )
+
+
+def kept_metadata(file: TensorFile) -> dict[str, str]:
+    """Return the source's metadata without its digest."""
+    return {key: value for key, value in file.metadata.items() if key != DIGEST_KEY}
+
+
+def convert_transformer(source: Path, file: TensorFile) -> Converted:
+    """Give a text-to-video transformer its released names and its config."""
+    config = settle_config(file.header, source, None)
+    metadata = {**kept_metadata(file), CONFIG_KEY: json.dumps(config.to_dict())}
+    return Converted(tensors=weights_of(file), metadata=metadata)
+
+
+def convert_class_transformer(source: Path, file: TensorFile) -> Converted:
+    """Give a class-conditional or unconditional model its released names."""
+    selection = select_model(file.tensors, CLASS_MARK)
+    if selection is None:
+        raise UnknownArchitectureError(f"{source.name} holds no Latte model.")
+    named = {short: file.tensors[name] for short, name in selection.names.items()}
+    return Converted(tensors=drop_derived(named), metadata=kept_metadata(file))
+
+
+def convert_temporal_vae(source: Path, file: TensorFile) -> Converted:
+    """Give a temporal decoder VAE the names that ComfyUI reads."""
+    if is_svd_layout(file.tensors):
+        note = "It had ComfyUI's names already."
+        return Converted(tensors=file.tensors, metadata=kept_metadata(file), note=note)
+    note = "ComfyUI's Load VAE opens it; it decodes only, use the image VAE for encoding."
+    return Converted(
+        tensors=temporal_vae_to_svd(file.tensors), metadata=kept_metadata(file), note=note
+    )
+
+
+def convert_lora(source: Path, file: TensorFile) -> Converted:
+    """Give a LoRA the names that ComfyUI reads."""
+    folder = source if source.is_dir() else source.parent
+    beside = folder / ADAPTER_CONFIG
+    settings = read_json(beside) if beside.is_file() else None
+    lora = native_lora(file.name, file.tensors, file.metadata, settings=settings)
+    return Converted(tensors=lora.tensors, metadata=kept_metadata(file), note=lora.sentence)
+
+
+def convert_unchanged(source: Path, file: TensorFile) -> Converted:
+    """Keep the names: image VAE and text encoder are read by ComfyUI as they are."""
+    return Converted(tensors=file.tensors, metadata=kept_metadata(file))
+
+
+CONVERTERS: dict[str, Callable[[Path, TensorFile], Converted]] = {
+    "transformer": convert_transformer,
+    "class_transformer": convert_class_transformer,
+    "temporal_vae": convert_temporal_vae,
+    "image_vae": convert_unchanged,
+    "text_encoder": convert_unchanged,
+    "lora": convert_lora,
+}
