@@ -1,0 +1,34 @@
+"""ComfyUI nodes of this pack; ids and widget orders never change (tests/data/nodes.json)."""
+
+from __future__ import annotations
+
+from .conditioning import LatteTextEncode
+from .latents import LatteEmptyLatent, LatteVAEDecode
+from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
+from .samplers import LatteNoise, LatteSampler, LatteScheduler
+
+NODE_CLASS_MAPPINGS = {
+    "LatteModelLoader": LatteModelLoader,
+    "LatteTextEncoderLoader": LatteTextEncoderLoader,
+    "LatteVAELoader": LatteVAELoader,
+    "LatteLoraLoader": LatteLoraLoader,
+    "LatteTextEncode": LatteTextEncode,
+    "LatteEmptyLatent": LatteEmptyLatent,
+    "LatteSampler": LatteSampler,
+    "LatteScheduler": LatteScheduler,
+    "LatteNoise": LatteNoise,
+    "LatteVAEDecode": LatteVAEDecode,
+}
+
+NODE_DISPLAY_NAME_MAPPINGS = {
+    "LatteModelLoader": "Latte Model Loader",
+    "LatteTextEncoderLoader": "Latte Text Encoder Loader",
+    "LatteVAELoader": "Latte VAE Loader",
+    "LatteLoraLoader": "Latte LoRA Loader",
+    "LatteTextEncode": "Latte Text Encode",
+    "LatteEmptyLatent": "Empty Latte Latent",
+    "LatteSampler": "Latte Sampler",
+    "LatteScheduler": "Latte Scheduler",
+    "LatteNoise": "Latte Noise",
+    "LatteVAEDecode": "Latte VAE Decode",
+}

@@ -1,0 +1,124 @@
+"""ComfyUI's per-run patches as the hooks that latte_core's transformer takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor
+
+from ...latte_core.config import LatteT2VConfig
+from ...latte_core.errors import InvalidInputError
+from ...latte_core.model.attention import BlockHooks
+
+
+def make_hooks(
+    options: dict[str, Any], shape: torch.Size | tuple[int, ...], config: LatteT2VConfig
+) -> BlockHooks:
+    """Bind one call's `transformer_options` to attention, block and output hooks.
+
+    Args:
+        options: as ComfyUI hands them to the model; never written to.
+        shape: (B, 4, F, h, w) of the padded latents.
+        config: of the transformer.
+    """
+    patch = config.patch_size
+    common = {
+        **options,
+        "total_blocks": config.num_layers,
+        "grid_sizes": (shape[2], shape[3] // patch, shape[4] // patch),
+    }
+    patches = options.get("patches", {})
+    replaced = options.get("patches_replace", {}).get("dit", {})
+    return BlockHooks(
+        attention=attention_with(common),
+        run_block=replace_blocks(replaced, common) if replaced else None,
+        attn_output_hook=patch_outputs(patches.get("attn1_output_patch", []), common),
+    )
+
+
+def attention_with(options: dict[str, Any]) -> Any:
+    """Send every attention through ComfyUI's choice of kernel and through its override."""
+
+    def attention(
+        q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **about: Any
+    ) -> Tensor:
+        told = {
+            **options,
+            "block_index": about.get("block_index", 0),
+            "block_type": about.get("kind", "spatial"),
+        }
+        return optimized_attention(q, k, v, heads, mask=mask, transformer_options=told)
+
+    return attention
+
+
+def replace_blocks(replaced: dict[Any, Any], options: dict[str, Any]) -> Any:
+    """Run `patches_replace["dit"][("double_block", i)]` around the pair of blocks i."""
+
+    def run_block(index: int, fn: Any, hidden: Tensor, context: Tensor, vec: Tensor) -> Tensor:
+        patch = replaced.get(("double_block", index))
+        if patch is None:
+            return fn(hidden, context, vec)
+
+        def original(args: dict[str, Any]) -> dict[str, Any]:
+            image = fn(args["img"], args.get("txt", context), args.get("vec", vec))
+            return {"img": image, "txt": args.get("txt", context)}
+
+        told = {**options, "block_index": index, "block_type": "double"}
+        given = {
+            "img": hidden,
+            "txt": context,
+            "vec": vec,
+            "pe": None,
+            "transformer_options": told,
+        }
+        return patch(given, {"original_block": original})["img"]
+
+    return run_block
+
+
+def patch_outputs(patches: list[Any], options: dict[str, Any]) -> Any:
+    """Chain `attn1_output_patch` functions; they may write into what they get."""
+    if not patches:
+        return None
+
+    def hook(index: int, heads: int, attended: Tensor) -> Tensor:
+        told = {**options, "block_index": index, "block_type": "spatial", "n_heads": heads}
+        attended = attended.clone(memory_format=torch.contiguous_format)
+        for patch in patches:
+            attended = patch(attended, told)
+        return attended
+
+    return hook
+
+
+class VarianceCollector:
+    """Receives the variance channels that the model's output leaves out, for one run.
+
+    Put into a run's `transformer_options` under `latte_variance`; copies of that dict keep the
+    same object.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[tuple[list[int], Tensor]] = []
+
+    def put(self, cond_or_uncond: list[int] | None, variance: Tensor) -> None:
+        """Keep what one model call dropped."""
+        self._values.append((list(cond_or_uncond or [0]), variance))
+
+    def take(self) -> list[tuple[list[int], Tensor]]:
+        """Return what came since the last time.
+
+        Raises:
+            InvalidInputError: if a cache node answered in the model's place.
+        """
+        values, self._values = self._values, []
+        if not values:
+            raise InvalidInputError(
+                "This sampler needs the variance that Latte predicts, but the model was not "
+                "called in this step. A cache node (EasyCache, LazyCache) skips calls: remove it "
+                "or use a sampler without learned variance."
+            )
+        return values

@@ -1,0 +1,227 @@
+"""Latte as a native ComfyUI model: config class, BaseModel subclass and hooked transformer.
+
+Latents arrive as frames-as-batch (T, 4, h, w) or as videos (B, 4, T, h, w); folding happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import comfy.conds
+import comfy.ldm.common_dit
+import comfy.patcher_extension
+import torch
+from comfy import latent_formats, model_base, supported_models_base
+from einops import rearrange
+from torch import Tensor
+
+from ...latte_core.config import LatteT2VConfig
+from ...latte_core.errors import IncompatibleInputsError
+from ...latte_core.model.latte_t2v import LatteT2V
+from .detection import (
+    CONFIG_TENSOR,
+    IMAGE_MODEL,
+    UNUSED_TENSORS,
+    can_guess,
+    check_complete,
+    config_to_tensor,
+)
+from .hooks import make_hooks
+
+VARIANCE_COLLECTOR = "latte_variance"
+TEMPORAL_ATTENTION = "latte_temporal_attention"
+
+
+class LatteTransformer(LatteT2V):
+    """LatteT2V with ComfyUI's calling convention and its patches, wrappers and attention.
+
+    A subclass, not a wrapper: the names of the weights stay the released ones.
+    """
+
+    def __init__(
+        self, *, dtype: Any = None, device: Any = None, operations: Any, **settings: Any
+    ) -> None:
+        known = {field.name for field in fields(LatteT2VConfig)}
+        config = LatteT2VConfig(**{k: v for k, v in settings.items() if k in known})
+        super().__init__(config, operations=operations, dtype=dtype, device=device)
+        self.dtype = dtype
+
+    def forward(  # type: ignore[override]  # ComfyUI's convention, see model_base
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(T, 4, h, w) or (B, 4, T, h, w) -> noise of the same shape; `control` is ignored."""
+        options = {} if transformer_options is None else transformer_options
+        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self.predict, self, comfy.patcher_extension.get_all_wrappers(kind, options)
+        ).execute(x, timestep, context, options, **kwargs)
+
+    def predict(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None,
+        transformer_options: dict[str, Any],
+        **_: Any,
+    ) -> Tensor:
+        """Fold frames into videos, run the transformer, drop the variance, unfold."""
+        conds = len(transformer_options.get("cond_or_uncond", ())) or 1
+        videos = fold_frames(x, conds)
+        height, width = videos.shape[-2:]
+        videos = pad_to_patch(videos, self.config.patch_size)
+        if context is None:
+            raise IncompatibleInputsError(
+                "The Latte model got no text: its CONDITIONING inputs carry no tensor. Connect "
+                '"Latte Text Encode" (or CLIP Text Encode with a T5 encoder) to positive and '
+                "negative."
+            )
+        output = super().forward(
+            videos,
+            one_per_video(timestep, videos.shape[0]),
+            context,
+            enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
+            hooks=make_hooks(transformer_options, videos.shape, self.config),
+        )[..., :height, :width]
+        noise, variance = output[:, : x_channels(x)], output[:, x_channels(x) :]
+        collector = transformer_options.get(VARIANCE_COLLECTOR)
+        if collector is not None:
+            collector.put(transformer_options.get("cond_or_uncond"), unfold(variance, x.ndim))
+        return unfold(noise, x.ndim)
+
+
+def x_channels(x: Tensor) -> int:
+    """Channels of a latent in either layout."""
+    return x.shape[1]
+
+
+def fold_frames(x: Tensor, conds: int) -> Tensor:
+    """(conds * T, 4, h, w) -> (conds, 4, T, h, w); a 5-D latent is returned as it is."""
+    if x.ndim == 5:
+        return x
+    if x.shape[0] % conds:
+        conds = 1
+    return rearrange(x, "(b f) c h w -> b c f h w", b=conds)
+
+
+def unfold(x: Tensor, ndim: int) -> Tensor:
+    """Undo `fold_frames` if the latent came with four dimensions."""
+    return x if ndim == 5 else rearrange(x, "b c f h w -> (b f) c h w")
+
+
+def pad_to_patch(videos: Tensor, patch: int) -> Tensor:
+    """Extend odd latent rows and columns to whole patches; the caller crops the result."""
+    if videos.shape[-2] % patch == 0 and videos.shape[-1] % patch == 0:
+        return videos
+    return comfy.ldm.common_dit.pad_to_patch_size(videos, (1, patch, patch))
+
+
+def one_per_video(timestep: Tensor, videos: int) -> Tensor:
+    """ComfyUI repeats the timestep for each row of the batch; keep one for each video."""
+    steps = timestep.flatten()
+    return steps[:: steps.shape[0] // videos] if steps.shape[0] > videos else steps
+
+
+class TextCond(comfy.conds.CONDCrossAttn):
+    """Text that is kept once per video; only a prompt per frame is spread over the batch."""
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
+        """Leave a single row alone, which spares repeated text projections."""
+        if self.cond.shape[0] == 1:
+            return self._copy_with(self.cond)
+        return super().process_cond(batch_size=batch_size, **kwargs)
+
+
+class LatteVideo(model_base.BaseModel):
+    """What a MODEL socket carries: noise prediction on the plain linear beta schedule."""
+
+    def __init__(self, model_config: Any, device: Any = None) -> None:
+        super().__init__(
+            model_config, model_base.ModelType.EPS, device=device, unet_model=LatteTransformer
+        )
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Check the text's width here, where the socket it came from is known."""
+        out = super().extra_conds(**kwargs)
+        text = kwargs.get("cross_attn")
+        if text is not None:
+            self.check_text(text, kwargs.get("prompt_type", "conditioning"))
+            out["c_crossattn"] = TextCond(text)
+        return out
+
+    def check_text(self, text: Tensor, socket: str) -> None:
+        """Refuse the output of another text encoder by name.
+
+        Raises:
+            IncompatibleInputsError: naming the socket, both widths and the node to use.
+        """
+        expected = self.diffusion_model.config.caption_channels
+        if text.ndim == 3 and text.shape[2] == expected:
+            return
+        width = text.shape[-1]
+        guess = " It looks like CLIP." if width in (768, 1024, 1280, 2048) else ""
+        raise IncompatibleInputsError(
+            f"The {socket} conditioning has width {width}, but this Latte model expects "
+            f'{expected}.{guess} Connect the output of "Latte Text Encode" with the T5 encoder '
+            "that belongs to this model."
+        )
+
+
+class LatteConfig(supported_models_base.BASE):
+    """How ComfyUI's loaders recognise, build, load and save Latte."""
+
+    unet_config = {"image_model": IMAGE_MODEL}
+    unet_extra_config: dict[str, Any] = {}
+    required_keys: dict[str, Any] = {}
+    # ComfyUI's "sqrt_linear" is the plain linear beta schedule; its "linear" interpolates roots.
+    sampling_settings = {
+        "beta_schedule": "sqrt_linear",
+        "linear_start": 1e-4,
+        "linear_end": 0.02,
+        "timesteps": 1000,
+    }
+    latent_format = latent_formats.SD15
+    memory_usage_factor = 0.5
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+    vae_key_prefix = ["vae.", "first_stage_model."]
+    text_encoder_key_prefix = ["text_encoders."]
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteVideo:
+        """Build the model; weights follow through `load_model_weights`."""
+        return LatteVideo(self, device=device)
+
+    def clip_target(self, state_dict: Mapping[str, Any] | None = None) -> Any:
+        """Describe the text encoder of an all-in-one file; None when it holds none."""
+        from .clip import target_from_checkpoint
+
+        return target_from_checkpoint(state_dict or {}, self.text_encoder_key_prefix[0])
+
+    def process_unet_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Drop what carries nothing and refuse an incomplete file.
+
+        Raises:
+            WeightMismatchError: if weights are missing or have another size.
+        """
+        ignored = (CONFIG_TENSOR, *UNUSED_TENSORS)
+        kept = {name: value for name, value in state_dict.items() if name not in ignored}
+        check_complete(kept, self.transformer_config())
+        return kept
+
+    def process_unet_state_dict_for_saving(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Add the config where names and sizes alone would not give it back."""
+        config = self.transformer_config()
+        if not can_guess(config, state_dict):
+            state_dict = {**state_dict, CONFIG_TENSOR: config_to_tensor(config)}
+        return super().process_unet_state_dict_for_saving(state_dict)
+
+    def transformer_config(self) -> LatteT2VConfig:
+        """Return the transformer's config out of `unet_config`."""
+        known = {field.name for field in fields(LatteT2VConfig)}
+        return LatteT2VConfig(**{k: v for k, v in self.unet_config.items() if k in known})
