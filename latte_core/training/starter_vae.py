@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..types import SCALING_FACTOR
-from .drawing import BACKGROUND, draw_frames, make_clip_spec
+from .drawing import BACKGROUND, CLIP_FRAMES, draw_clips, draw_frames, make_clip_spec
 from .state import load_state, save_state
 
 logger = logging.getLogger("latte")
@@ -21,6 +21,8 @@ logger = logging.getLogger("latte")
 CHANNELS = (32, 32, 64, 64)
 IMAGE_BATCH = 16
 CLIP_BATCH = 2
+CLIP_WINDOW = 8  # frames of a clip the temporal decoder is trained on at a time
+LATENT_NOISE = 0.03  # of the latents' deviation, so that the decoder forgives small errors
 KL_WEIGHT = 1e-6
 OBJECT_WEIGHT = 4.0
 
@@ -72,12 +74,10 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return (weight * (error.abs() + 2 * error.square())).mean()
 
 
-def cosine_rate(step: int, num_steps: int, peak: float, warmup: int) -> float:
-    """Learning rate: linear warm-up, then half a cosine down to a fiftieth of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(num_steps - warmup, 1)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+def learning_rate(step: int, num_steps: int, peak: float) -> float:
+    """Warm up over 100 steps, stay, then fall to zero in a straight line over the last 40 %."""
+    decay_steps = max(int(0.4 * num_steps), 1)
+    return peak * min((step + 1) / 100, 1.0, (num_steps - step) / decay_steps)
 
 
 def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: float = 2e-3) -> Any:
@@ -91,7 +91,7 @@ def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: f
     began = time.monotonic()
     for step in range(start, num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, num_steps, peak_rate, 100)
+            group["lr"] = learning_rate(step, num_steps, peak_rate)
         images = random_images(random.Random(f"{seed}-image-{step}"), IMAGE_BATCH)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -114,6 +114,94 @@ def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: f
             )
         if (step + 1) % 200 == 0 or step == num_steps - 1:
             save_state(folder / "image_vae.pt", vae, optimizer, step + 1)
+    return vae
+
+
+@torch.no_grad()
+def normalize_latents(vae: Any, *, seed: int = 0, num_images: int = 512) -> None:
+    """Fold a change of latent units into the 1 x 1 convolutions around the latents.
+
+    Afterwards each latent channel has mean 0 and deviation 1 / SCALING_FACTOR over drawn frames, as
+    the Stable Diffusion VAE has about, so that scaled latents have unit variance. Reconstructions
+    do not change.
+    """
+    rng = random.Random(f"{seed}-units")
+    parts = [vae.encode(random_images(rng, 32)).latent_dist.mean for _ in range(num_images // 32)]
+    latents = torch.cat(parts).float()
+    center = latents.mean(dim=(0, 2, 3))
+    gain = 1 / (SCALING_FACTOR * latents.std(dim=(0, 2, 3)))
+    both = torch.cat([gain, torch.ones_like(gain)])
+    offset = torch.cat([-center * gain, 2 * gain.log()])
+    vae.quant_conv.weight.mul_(both.view(-1, 1, 1, 1))
+    vae.quant_conv.bias.mul_(both).add_(offset)
+    inner = vae.post_quant_conv.weight[:, :, 0, 0]
+    vae.post_quant_conv.bias.add_(inner @ center)
+    vae.post_quant_conv.weight.div_(gain.view(1, -1, 1, 1))
+
+
+@torch.no_grad()
+def start_temporal_vae(image_vae: Any) -> Any:
+    """Return a temporal VAE with the image VAE's encoder and its decoder as the spatial part.
+
+    Temporal layers start as identities; what the image decoder's post_quant_conv does is folded
+    into conv_in, because the temporal decoder has none.
+    """
+    vae = build_temporal_vae()
+    vae.encoder.load_state_dict(image_vae.encoder.state_dict())
+    vae.quant_conv.load_state_dict(image_vae.quant_conv.state_dict())
+    source = image_vae.decoder.state_dict()
+    target = vae.decoder.state_dict()
+    for name, value in target.items():
+        plain = name.replace(".spatial_res_block", "")
+        if plain in source:
+            value.copy_(source[plain])
+        elif name.endswith(("temporal_res_block.conv2.weight", "temporal_res_block.conv2.bias")):
+            value.zero_()
+    inner = image_vae.post_quant_conv
+    conv_in = source["conv_in.weight"]  # 64 4 3 3
+    target["conv_in.weight"].copy_(torch.einsum("ochw,ci->oihw", conv_in, inner.weight[:, :, 0, 0]))
+    target["conv_in.bias"].add_(torch.einsum("ochw,c->o", conv_in, inner.bias))
+    target["time_conv_out.weight"].zero_()
+    target["time_conv_out.weight"][range(3), range(3), 1] = 1.0
+    target["time_conv_out.bias"].zero_()
+    vae.decoder.load_state_dict(target)
+    return vae
+
+
+def train_temporal_vae(
+    folder: Path, image_vae: Any, num_steps: int, *, seed: int = 0, peak_rate: float = 1e-3
+) -> Any:
+    """Train the temporal decoder on half clips; the encoder stays the image VAE's."""
+    torch.manual_seed(seed)
+    vae = start_temporal_vae(image_vae)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=peak_rate, weight_decay=0.0)
+    start = load_state(folder / "temporal_vae.pt", vae, optimizer)
+    began = time.monotonic()
+    for step in range(start, num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps, peak_rate)
+        rng = random.Random(f"{seed}-temporal-{step}")
+        clips = draw_clips([make_clip_spec(rng) for _ in range(CLIP_BATCH)])
+        first = rng.randrange(CLIP_FRAMES - CLIP_WINDOW + 1)
+        frames = clips[:, first : first + CLIP_WINDOW].flatten(0, 1) * 2 - 1
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                latents = vae.encode(frames).latent_dist.mean
+                latents = latents + LATENT_NOISE / SCALING_FACTOR * torch.randn_like(latents)
+            output = vae.decode(latents, num_frames=CLIP_WINDOW).sample.float()
+        loss = reconstruction_loss(output, frames)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
+        optimizer.step()
+        if step % 25 == 0 or step == num_steps - 1:
+            pace = (time.monotonic() - began) / (step - start + 1)
+            quality = psnr(output, frames)
+            logger.info("temporal vae %d/%d psnr %.2f %.2f s/step", step, num_steps, quality, pace)
+        if (step + 1) % 100 == 0 or step == num_steps - 1:
+            save_state(folder / "temporal_vae.pt", vae, optimizer, step + 1)
     return vae
 
 

@@ -1,0 +1,132 @@
+"""Train the starter model from nothing and write it in Latte-1's file layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..checkpoint.writer import write_safetensors
+from .starter_text import build_text_encoder, write_tokenizer
+from .starter_transformer import STARTER_CONFIG, StarterTrainer
+from .starter_vae import normalize_latents, train_image_vae, train_temporal_vae
+
+logger = logging.getLogger("latte")
+
+IMAGE_VAE_STEPS = 1600
+TEMPORAL_VAE_STEPS = 300
+TRANSFORMER_STEPS = 5500
+TRANSFORMER_RATE = 1e-3
+
+SCHEDULER_CONFIG: dict[str, object] = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 2e-2,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+}
+MODEL_INDEX: dict[str, object] = {
+    "_class_name": "LattePipeline",
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "T5Tokenizer"],
+    "transformer": ["diffusers", "LatteTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write indented JSON, creating the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def half_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state in float16, shared tensors once."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in module.state_dict().items():
+        if value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        tensors[name] = value.detach().to(torch.float16).contiguous()
+    return tensors
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return a library config as JSON values without bookkeeping keys."""
+    values = (
+        json.loads(config.to_json_string()) if hasattr(config, "to_json_string") else dict(config)
+    )
+    dropped = ("_name_or_path", "_use_default_values", "transformers_version", "_diffusers_version")
+    return {key: value for key, value in values.items() if key not in dropped}
+
+
+def write_vae(folder: Path, vae: Any) -> None:
+    """Write an autoencoder folder."""
+    config = {"_class_name": type(vae).__name__, **plain_config(vae.config)}
+    write_json(folder / "config.json", config)
+    write_safetensors(folder / "diffusion_pytorch_model.safetensors", half_weights(vae), {})
+
+
+def write_networks(folder: Path, trainer: StarterTrainer) -> None:
+    """Write transformer, text encoder and scheduler of a training run, averaged weights."""
+    transformer = folder / "transformer"
+    config = STARTER_CONFIG.to_dict()
+    write_json(transformer / "config.json", config)
+    tensors = half_weights(trainer.average.transformer)
+    path = transformer / "diffusion_pytorch_model.safetensors"
+    write_safetensors(path, tensors, {"config": json.dumps(config)})
+    encoder = trainer.average.text_encoder
+    values = plain_config(encoder.config)
+    write_json(folder / "text_encoder" / "config.json", values)
+    write_safetensors(folder / "text_encoder" / "model.safetensors", half_weights(encoder), {})
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER_CONFIG)
+    write_json(folder / "model_index.json", MODEL_INDEX)
+
+
+def write_digests(folder: Path) -> None:
+    """Write the SHA-256 of every file of the starter into digests.json."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "digests.json")
+    digests = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    write_json(folder / "digests.json", digests)
+
+
+def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float = 1.0) -> None:
+    """Train all parts, each resumable in `work`, and write the starter into `folder`.
+
+    Args:
+        folder: receives the model in Latte-1's layout.
+        work: keeps the state of unfinished training.
+        seed: of all random choices.
+        steps_scale: multiplies all step counts; below 1 for a quick trial of the machinery.
+    """
+    counts = (IMAGE_VAE_STEPS, TEMPORAL_VAE_STEPS, TRANSFORMER_STEPS)
+    image_steps, temporal_steps, steps = (max(int(n * steps_scale), 1) for n in counts)
+    logger.info("latte %s: training the starter into %s", __version__, folder.name)
+    image_vae = train_image_vae(work, image_steps, seed=seed)
+    normalize_latents(image_vae, seed=seed)
+    write_vae(folder / "vae", image_vae)
+    temporal_vae = train_temporal_vae(work, image_vae, temporal_steps, seed=seed)
+    write_vae(folder / "vae_temporal_decoder", temporal_vae)
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    torch.manual_seed(seed)
+    encoder = build_text_encoder(tokenizer)
+    trainer = StarterTrainer(image_vae, tokenizer, encoder, seed=seed, peak_rate=TRANSFORMER_RATE)
+    trainer.run(work / "transformer.pt", steps)
+    write_networks(folder, trainer)
+    write_digests(folder)
