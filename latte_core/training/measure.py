@@ -1,0 +1,134 @@
+"""Tell from pixels what a clip of one moving shape shows: its colour, shape and direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .drawing import COLORS, DIRECTIONS, SHAPES, signed_distance
+
+VISIBLE = 0.2  # colour distance from the background that makes a pixel part of the object
+FEWEST_PIXELS = 20
+STILL_LIMIT = 8.0  # pixels between first and last frame; drawn clips travel 0 or 20 and more
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """What was seen; None where nothing could be told.
+
+    Args:
+        color, shape, direction: keys of COLORS, SHAPES, DIRECTIONS.
+        travel: (x, y) pixels from the first to the last frame.
+        background_flicker: mean absolute change of background pixels between frames, in 1/255.
+    """
+
+    color: str | None
+    shape: str | None
+    direction: str | None
+    travel: tuple[float, float]
+    background_flicker: float
+
+
+def measure_clip(frames: Tensor) -> Measurement:
+    """Measure one clip.
+
+    Args:
+        frames: (F, H, W, 3) in [0, 1], F >= 2: one object on a plain background.
+    """
+    background = border_color(frames)
+    distance = (frames - background).norm(dim=3)  # F H W
+    is_object = distance > VISIBLE
+    flicker = background_flicker(frames, is_object)
+    seen = is_object.flatten(1).sum(1) >= FEWEST_PIXELS  # F
+    if int(seen.sum()) < max(2, frames.shape[0] // 2):
+        return Measurement(
+            color=None, shape=None, direction=None, travel=(0.0, 0.0), background_flicker=flicker
+        )
+    # Near its full contrast a pixel shows the object's own colour, not a mixed edge.
+    solid = distance > 0.8 * distance.flatten(1).quantile(0.99, dim=1).view(-1, 1, 1)
+    color = frames[solid & is_object].median(dim=0).values  # 3
+    contrast = (color - background).norm()
+    cover = (distance / contrast).clamp(0, 1) * (distance > VISIBLE / 2)  # F H W
+    travel = fit_travel(cover, seen)
+    return Measurement(
+        color=nearest_color(color),
+        shape=nearest_shape(cover[seen]),
+        direction=name_direction(travel),
+        travel=travel,
+        background_flicker=flicker,
+    )
+
+
+def border_color(frames: Tensor) -> Tensor:
+    """Return the median colour (3,) of the outermost pixels of all frames."""
+    top_bottom = frames[:, [0, -1]].reshape(-1, 3)
+    left_right = frames[:, :, [0, -1]].reshape(-1, 3)
+    return torch.cat([top_bottom, left_right]).median(dim=0).values
+
+
+def background_flicker(frames: Tensor, is_object: Tensor) -> float:
+    """Return the mean change between frames of pixels away from the object in both, in 1/255."""
+    near = functional.max_pool2d(is_object.float().unsqueeze(1), 7, 1, 3).squeeze(1) > 0
+    both = ~near[1:] & ~near[:-1]
+    change = (frames[1:] - frames[:-1]).abs().mean(dim=3)
+    return float(change[both].mean()) * 255 if bool(both.any()) else float("nan")
+
+
+def centroids(cover: Tensor) -> Tensor:
+    """Return (F, 2) centres (x, y) of the object in pixels."""
+    rows = torch.arange(cover.shape[1], dtype=torch.float32) + 0.5
+    columns = torch.arange(cover.shape[2], dtype=torch.float32) + 0.5
+    total = cover.sum(dim=(1, 2)).clamp(min=1e-6)
+    x = (cover * columns).sum(dim=(1, 2)) / total
+    y = (cover * rows.view(-1, 1)).sum(dim=(1, 2)) / total
+    return torch.stack([x, y], dim=1)
+
+
+def fit_travel(cover: Tensor, seen: Tensor) -> tuple[float, float]:
+    """Fit a straight line through the centres and return its length in x and y over the clip."""
+    time = torch.linspace(0, 1, cover.shape[0])[seen]
+    path = centroids(cover)[seen]
+    time = time - time.mean()
+    slope = (time.view(-1, 1) * path).sum(dim=0) / time.square().sum()
+    return float(slope[0]), float(slope[1])
+
+
+def name_direction(travel: tuple[float, float]) -> str:
+    """Return the direction whose axis carries most of the travel, or "still"."""
+    x, y = travel
+    if max(abs(x), abs(y)) < STILL_LIMIT:
+        return "still"
+    along = {name: x * step_x + y * step_y for name, (step_x, step_y) in DIRECTIONS.items()}
+    return max(along, key=lambda name: along[name])
+
+
+def nearest_color(color: Tensor) -> str:
+    """Return the name of the nearest drawn colour."""
+    distances = {name: float((color - torch.tensor(rgb)).norm()) for name, rgb in COLORS.items()}
+    return min(distances, key=lambda name: distances[name])
+
+
+def nearest_shape(cover: Tensor) -> str:
+    """Return the shape that, drawn at equal area and centre, differs least from `cover`."""
+    errors = {shape: float(shape_error(shape, cover)) for shape in SHAPES}
+    return min(errors, key=lambda name: errors[name])
+
+
+def shape_error(shape: str, cover: Tensor) -> Tensor:
+    """Return the mean squared difference of `cover` and the shape drawn at its place and area."""
+    area = cover.sum(dim=(1, 2))
+    per_square = {"circle": torch.pi / 4, "square": 1.0, "triangle": 0.5}[shape]
+    size = (area / per_square).sqrt().view(-1, 1, 1)
+    center = centroids(cover)
+    rows = torch.arange(cover.shape[1], dtype=torch.float32) + 0.5
+    columns = torch.arange(cover.shape[2], dtype=torch.float32) + 0.5
+    x = columns.view(1, 1, -1) - center[:, 0].view(-1, 1, 1)
+    y = rows.view(1, -1, 1) - center[:, 1].view(-1, 1, 1)
+    if shape == "triangle":  # its centre of mass lies a sixth of its height below its middle
+        y = y + size / 6
+    x, y, size = torch.broadcast_tensors(x, y, size)
+    drawn = (0.5 - signed_distance(shape, x, y, size)).clamp(0, 1)
+    return ((drawn - cover).square().sum(dim=(1, 2)) / area.clamp(min=1e-6)).mean()

@@ -1,0 +1,125 @@
+"""Measure how well a starter model does what its prompts say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+
+from torch import Tensor
+
+from .drawing import COLORS, DIRECTIONS, SHAPES, base_prompt
+from .measure import Measurement, measure_clip
+
+MakeClips = Callable[[Sequence[str], Sequence[str], Sequence[int], float], Tensor]
+"""(prompts, negative prompts, seeds, guidance scale) -> frames (N, F, H, W, 3) in [0, 1]."""
+
+BATCH = 9
+NEGATIVE_CLIPS = 45
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """Shares between 0 and 1 over all base prompts; `clips` is how many were measured.
+
+    `red_without_negative` and `red_with_negative` are the shares of red objects for "a square
+    moving left" with an empty negative prompt and with "red".
+    """
+
+    clips: int
+    color: float
+    direction: float
+    shape: float
+    background_flicker: float
+    color_unguided: float
+    direction_unguided: float
+    red_without_negative: float
+    red_with_negative: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the values, rounded, for a card."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+def base_grid(num_seeds: int) -> list[tuple[str, str, str, int]]:
+    """Return every colour, shape, direction and seed."""
+    return list(product(COLORS, SHAPES, DIRECTIONS, range(num_seeds)))
+
+
+def in_batches(count: int) -> Iterator[range]:
+    """Split 0 .. count - 1 into runs of BATCH."""
+    for first in range(0, count, BATCH):
+        yield range(first, min(first + BATCH, count))
+
+
+def measure_prompts(
+    make_clips: MakeClips,
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    seeds: Sequence[int],
+    guidance_scale: float,
+    report: Callable[[int], None],
+) -> list[Measurement]:
+    """Make a clip of each prompt and measure it; `report` is told the clips finished."""
+    found: list[Measurement] = []
+    for part in in_batches(len(prompts)):
+        frames = make_clips(
+            [prompts[k] for k in part],
+            [negatives[k] for k in part],
+            [seeds[k] for k in part],
+            guidance_scale,
+        )
+        found.extend(measure_clip(clip) for clip in frames)
+        report(len(part))
+    return found
+
+
+def share(flags: Sequence[bool]) -> float:
+    """Return the share of true values."""
+    return sum(flags) / len(flags)
+
+
+def score_starter(
+    make_clips: MakeClips,
+    guidance_scale: float,
+    *,
+    num_seeds: int = 2,
+    report: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Measure colour, direction and shape over all base prompts, and what guidance changes.
+
+    Args:
+        make_clips: makes videos; see `MakeClips`.
+        guidance_scale: the model's own default; compared with 1, which is no guidance.
+        num_seeds: clips of each prompt.
+        report: told how many clips were finished, for a progress bar.
+    """
+    grid = base_grid(num_seeds)
+    prompts = [base_prompt(color, shape, direction) for color, shape, direction, _ in grid]
+    empty = [""] * len(grid)
+    seeds = [seed + 1000 * k for k, (*_, seed) in enumerate(grid)]
+    guided = measure_prompts(make_clips, prompts, empty, seeds, guidance_scale, report)
+    plain = measure_prompts(make_clips, prompts, empty, seeds, 1.0, report)
+    partial = ["a square moving left"] * NEGATIVE_CLIPS
+    many = list(range(NEGATIVE_CLIPS))
+    none = [""] * NEGATIVE_CLIPS
+    free = measure_prompts(make_clips, partial, none, many, guidance_scale, report)
+    red = ["red"] * NEGATIVE_CLIPS
+    negated = measure_prompts(make_clips, partial, red, many, guidance_scale, report)
+    wanted = list(zip(grid, guided, plain, strict=True))
+    return Scores(
+        clips=len(grid),
+        color=share([seen.color == spec[0] for spec, seen, _ in wanted]),
+        shape=share([seen.shape == spec[1] for spec, seen, _ in wanted]),
+        direction=share([seen.direction == spec[2] for spec, seen, _ in wanted]),
+        background_flicker=sum(seen.background_flicker for seen in guided) / len(guided),
+        color_unguided=share([seen.color == spec[0] for spec, _, seen in wanted]),
+        direction_unguided=share([seen.direction == spec[2] for spec, _, seen in wanted]),
+        red_without_negative=share([seen.color == "red" for seen in free]),
+        red_with_negative=share([seen.color == "red" for seen in negated]),
+    )
+
+
+def total_clips(num_seeds: int = 2) -> int:
+    """Return how many clips `score_starter` makes."""
+    return 2 * len(base_grid(num_seeds)) + 2 * NEGATIVE_CLIPS
