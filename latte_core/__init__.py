@@ -1,5 +1,67 @@
-"""Latte, a latent diffusion transformer for video (arXiv 2401.03048), without any host."""
+"""Latte, a latent diffusion transformer for video (arXiv 2401.03048), without any host.
+
+`Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone. Both are imported
+when they are first asked for, so that importing this package needs torch and nothing else.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from .config import LatteT2VConfig
+from .errors import (
+    CheckpointError,
+    CorruptCheckpointError,
+    IncompatibleInputsError,
+    InvalidInputError,
+    LatteError,
+    MissingDependencyError,
+    NonFiniteError,
+    UnknownArchitectureError,
+    UnsafeCheckpointError,
+    VideoWriteError,
+    WeightMismatchError,
+)
+
+if TYPE_CHECKING:
+    from .checkpoint.loader import load_transformer
+    from .pipeline import Pipeline, PipelineResult
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "CorruptCheckpointError",
+    "IncompatibleInputsError",
+    "InvalidInputError",
+    "LatteError",
+    "LatteT2VConfig",
+    "MissingDependencyError",
+    "NonFiniteError",
+    "Pipeline",
+    "PipelineResult",
+    "UnknownArchitectureError",
+    "UnsafeCheckpointError",
+    "VideoWriteError",
+    "WeightMismatchError",
+    "__version__",
+    "load_transformer",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the names that need more than torch when they are first used."""
+    if name == "load_transformer":
+        from .checkpoint.loader import load_transformer
+
+        return load_transformer
+    if name in ("Pipeline", "PipelineResult"):
+        from . import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those not imported yet."""
+    return sorted({*globals(), *__all__})
