@@ -1,0 +1,111 @@
+"""The command line's frame: commands, help, and one sentence for every error."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
+
+import torch
+
+from .. import __version__
+from ..errors import LatteError
+from . import convert, inspect, sample
+from .command import Command
+
+PROGRAM = "python -m latte_core"
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+DESCRIPTION = "Latte: short videos from a sentence, with a starter model that needs no download."
+EXAMPLES = f"""\
+Try it:
+  {PROGRAM} sample --prompt "a blue square moving up" --output square.mp4
+  {PROGRAM} sample --help
+
+Look at a weights file, or turn it into one safetensors file:
+  {PROGRAM} inspect t2v.pt
+  {PROGRAM} convert t2v.pt latte.safetensors
+"""
+
+
+COMMANDS: tuple[Command, ...] = (sample.COMMAND, inspect.COMMAND, convert.COMMAND)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"Error: {message}. See {self.prog} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands."""
+    parser = Parser(
+        prog=PROGRAM,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"latte_core {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        inner = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            epilog=command.examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_options(inner)
+        inner.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 2 for an error, 130 when interrupted."""
+    parsed = make_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    with notices_to(sys.stderr):
+        try:
+            return run(parsed)
+        except LatteError as error:
+            return _fail(str(error))
+        except torch.OutOfMemoryError:
+            return _fail(
+                "There is not enough memory for this video. Ask for fewer frames or a smaller "
+                "size, or use --dtype bfloat16 or --device cpu."
+            )
+        except KeyboardInterrupt:
+            print("\nStopped. Nothing was left half written.", file=sys.stderr)
+            return INTERRUPTED
+
+
+def _fail(sentence: str) -> int:
+    print(f"Error: {sentence}", file=sys.stderr)
+    return BAD_INPUT
+
+
+@contextmanager
+def notices_to(stream: TextIO) -> Generator[None]:
+    """Show warnings and log lines of this package as one plain line each."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("Note: %(message)s"))
+    logger = logging.getLogger("latte")
+    logger.addHandler(handler)
+
+    def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        if not issubclass(category, (DeprecationWarning, FutureWarning)):
+            print(f"Note: {message}", file=stream)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)

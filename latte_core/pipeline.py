@@ -1,0 +1,351 @@
+"""Prompt in, video out: the one place where text encoder, transformer, sampler and VAE meet."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import IncompatibleInputsError, InvalidInputError
+from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
+from .pipeline_text import Condition, TextInputs, make_conditions
+from .sampling import (
+    NoisePredictor,
+    ScheduleSettings,
+    StepNoise,
+    guided_in_one_batch,
+    make_noise,
+    make_step_noise,
+    resolve_sampler,
+    sample,
+    uses_guidance,
+)
+from .text.t5 import TextEncoder
+from .types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, StepInfo, VideoShape, check_integer
+from .vae.frames import VideoVAE
+
+OUTPUTS = ("frames", "latents")
+
+logger = logging.getLogger("latte")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PipelineResult:
+    """What a pipeline made.
+
+    Args:
+        latents: (N, 4, F, h, w) float32.
+        frames: (F, H, W, 3) float32 in [0, 1], (N, F, H, W, 3) for a list of prompts, or None if
+            only latents were asked for.
+    """
+
+    latents: Tensor
+    frames: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Checked arguments of one call."""
+
+    shape: VideoShape
+    sampler: str
+    num_steps: int
+    guidance_scale: float
+    eta: float
+    temporal_attention: bool
+
+
+class Pipeline:
+    """Text to video.
+
+    Args:
+        transformer: a LatteT2V.
+        text_encoder: None if prompts will come as embeddings.
+        vaes: VAEs by kind, `temporal` or `image`.
+        settings: noise schedule; Latte-1's by default.
+        defaults: how to run the model best.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        *,
+        text_encoder: TextEncoder | None = None,
+        vaes: dict[str, VideoVAE] | None = None,
+        settings: ScheduleSettings | None = None,
+        defaults: Defaults | None = None,
+    ) -> None:
+        self.parts: Parts = GivenParts(
+            transformer=transformer,
+            encoder=text_encoder,
+            vaes=vaes or {},
+            settings=settings or ScheduleSettings(),
+            defaults=defaults or Defaults(),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Pipeline:
+        """Open a model: `starter`, a folder in Latte-1's layout, or a transformer file.
+
+        Text encoder and VAE are looked for beside the transformer and loaded when first needed.
+
+        Args:
+            folder: the word `starter`, or a path.
+            dtype: of all weights. Left out: float32 on the CPU and for the starter, else bfloat16.
+            device: left out: the accelerator if there is one, else the CPU.
+
+        Raises:
+            InvalidInputError: if there is no such model or device.
+            CheckpointError: if the transformer cannot be loaded.
+        """
+        pipeline = cls.__new__(cls)
+        pipeline.parts = FolderParts(folder, dtype, device)
+        return pipeline
+
+    @property
+    def defaults(self) -> Defaults:
+        """How this model is best run, from its card where it has one."""
+        return self.parts.defaults
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None,
+        negative_prompt: str | Sequence[str] = "",
+        num_frames: int = 16,
+        height: int | None = None,
+        width: int | None = None,
+        num_steps: int = 50,
+        guidance_scale: float = 7.5,
+        sampler: str = "ddim",
+        seed: int | Sequence[int] = 0,
+        eta: float = 0.0,
+        noise_order: str = "comfyui",
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_embeds: Tensor | None = None,
+        clean_caption: bool = True,
+        mask_feature: bool = True,
+        temporal_attention: bool = True,
+        vae: str = "temporal",
+        decode_chunk: int | None = None,
+        output: str = "frames",
+        callback: StepCallback | None = None,
+    ) -> PipelineResult:
+        """Make one video per prompt, each as if it were made alone.
+
+        Args:
+            prompt: one text, or a list; not read when `prompt_embeds` is given.
+            negative_prompt: what to stay away from; one for all, or one for each.
+            num_frames: 16 is what Latte was trained on; 1 makes a picture.
+            height, width: pixels, multiples of 16; by default the size the model was trained on.
+            num_steps: sampling steps.
+            guidance_scale: above 1 the prompt is followed more closely; 1 or less is off.
+            sampler: one of `sampling.SAMPLER_NAMES`, or the reference's spelling.
+            seed: one for all videos (they continue one stream), or one for each.
+            eta: noise per step of ddim, 0 .. 1.
+            noise_order: `comfyui` draws what KSampler draws for the seed, `reference` what the
+                authors' pipeline does.
+            latents: (N, 4, F, h, w) start noise of unit variance, in place of the seed's.
+            prompt_embeds: (N, n, C) text features, in place of `prompt`.
+            negative_embeds: (N or 1, n, C), in place of `negative_prompt`.
+            clean_caption: clean prompts as the reference does; off for brackets, digits, Chinese.
+            mask_feature: drop the padding of prompts, as the reference does for one prompt.
+            temporal_attention: off makes every frame a picture of its own.
+            vae: `temporal` (smooth in time) or `image` (frame by frame).
+            decode_chunk: frames decoded at a time; by default the whole clip.
+            output: `frames`, or `latents` to leave out decoding.
+            callback: called after each model call; an exception it raises ends the run unchanged.
+
+        Returns:
+            Frames and latents; a list of prompts gives one more axis in front of the frames.
+
+        Raises:
+            InvalidInputError: for a value that cannot be used.
+            IncompatibleInputsError: for latents or embeddings that do not fit.
+            NonFiniteError: if the run breaks down to NaN.
+            CheckpointError: if a text encoder or VAE is needed and missing.
+        """
+        _check_choice("vae", vae, tuple(VAE_FOLDERS))
+        _check_choice("output", output, OUTPUTS)
+        if decode_chunk is not None:
+            check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
+        is_guided = uses_guidance(guidance_scale)
+        text = TextInputs(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_embeds=negative_embeds,
+            is_guided=is_guided,
+            clean_caption=clean_caption,
+            mask_feature=mask_feature,
+        )
+        count = text.count()
+        request = Request(
+            shape=self._shape(count, num_frames, height, width, latents),
+            sampler=resolve_sampler(sampler),
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            temporal_attention=temporal_attention,
+        )
+        noise, step_noise = _noise(request.shape.latent_size(), seed, noise_order, latents)
+        self.parts.check(vae if output == "frames" else None, text.needs_encoder())
+        conditions = make_conditions(text, self.parts.text_encoder)
+        made = [
+            self._sample(request, noise[index : index + 1], step_noise[index], condition, listener)
+            for index, (condition, listener) in enumerate(
+                zip(conditions, _listeners(callback, count), strict=True)
+            )
+        ]
+        clean = torch.cat(made)
+        if output == "latents":
+            return PipelineResult(latents=clean, frames=None)
+        frames = self.decode(clean, vae=vae, decode_chunk=decode_chunk)
+        is_list = count > 1 or isinstance(prompt, list | tuple)
+        return PipelineResult(latents=clean, frames=frames if is_list else frames[0])
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Tensor, *, vae: str = "temporal", decode_chunk: int | None = None
+    ) -> Tensor:
+        """Turn latents (N, 4, F, h, w) into frames (N, F, H, W, 3), float32 in [0, 1] on the CPU.
+
+        Raises:
+            NonFiniteError: if the VAE breaks down to NaN.
+        """
+        decoder = self.parts.vae(vae)
+        made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
+        return torch.cat(made).to("cpu", torch.float32)
+
+    def _shape(
+        self,
+        count: int,
+        num_frames: int,
+        height: int | None,
+        width: int | None,
+        latents: Tensor | None,
+    ) -> VideoShape:
+        """Return the size to make; given latents decide what was left open, and must fit."""
+        config: Any = self.parts.transformer.config
+        side = config.sample_size * PIXELS_PER_CELL
+        if latents is not None and latents.ndim == 5:
+            height = height or latents.shape[3] * PIXELS_PER_CELL
+            width = width or latents.shape[4] * PIXELS_PER_CELL
+        shape = VideoShape(
+            batch=count,
+            num_frames=num_frames,
+            height=side if height is None else height,
+            width=side if width is None else width,
+        )
+        if latents is not None and tuple(latents.shape) != shape.latent_size():
+            raise IncompatibleInputsError(
+                f"The given latents have shape {tuple(latents.shape)}, but {count} videos of "
+                f"{num_frames} frames at {shape.height} x {shape.width} pixels need "
+                f"{shape.latent_size()}. Change num_frames, height and width, or the latents."
+            )
+        trained = self.parts.defaults.num_frames
+        if num_frames > trained:
+            warnings.warn(
+                f"{num_frames} frames were asked for, but this model was trained on {trained}: "
+                "expect noise and checkerboards. Use context windows for longer videos.",
+                stacklevel=3,
+            )
+        return shape
+
+    def _sample(
+        self,
+        request: Request,
+        noise: Tensor,
+        step_noise: StepNoise,
+        condition: Condition,
+        callback: StepCallback | None,
+    ) -> Tensor:
+        """Make the latents of one video."""
+        positive, negative = condition
+        context = positive if negative is None else torch.cat([negative, positive])
+        predict = self._predictor(context, request.temporal_attention)
+        if negative is not None:
+            predict = guided_in_one_batch(predict, request.guidance_scale)
+        weight: Tensor = next(self.parts.transformer.parameters())
+        try:
+            return sample(
+                predict,
+                noise,
+                sampler=request.sampler,
+                num_steps=request.num_steps,
+                eta=request.eta,
+                step_noise=step_noise,
+                settings=self.parts.settings,
+                callback=callback,
+                compute_dtype=weight.dtype,
+            )
+        except torch.OutOfMemoryError:
+            logger.error("Out of memory while sampling %s.", request.shape)
+            raise
+
+    def _predictor(self, context: Tensor, temporal_attention: bool) -> NoisePredictor:
+        """Bind text to the transformer: projected once here, used at every step."""
+        transformer: Any = self.parts.transformer
+        device = next(transformer.parameters()).device
+        text = transformer.project_text(context.to(device))
+
+        def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return transformer(
+                latents.to(device),
+                timesteps.to(device),
+                enable_temporal_attention=temporal_attention,
+                text=text,
+            )
+
+        return predict
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInputError(
+            f"{name} is {value!r}, but it must be {' or '.join(map(repr, choices))}."
+        )
+
+
+def _noise(
+    size: tuple[int, int, int, int, int],
+    seed: int | Sequence[int],
+    noise_order: str,
+    latents: Tensor | None,
+) -> tuple[Tensor, list[StepNoise]]:
+    """Return start noise, and the step noise of each video on its own."""
+    noise = make_noise(size, seed, noise_order) if latents is None else latents
+    steps = make_step_noise(size, seed, noise_order, start_was_drawn=latents is None)
+    return noise, [replace(steps, generators=(one,)) for one in steps.generators]
+
+
+def _listeners(callback: StepCallback | None, count: int) -> list[StepCallback | None]:
+    """Return one callback per video that reports progress over all of them."""
+    return [
+        None if callback is None else _Listener(callback, index, count) for index in range(count)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """Passes steps of video number `index` of `count` on, numbered through."""
+
+    callback: StepCallback
+    index: int
+    count: int
+
+    def __call__(self, info: StepInfo) -> None:
+        step = self.index * info.num_steps + info.step
+        self.callback(replace(info, step=step, num_steps=self.count * info.num_steps))

@@ -1,0 +1,258 @@
+"""Where a pipeline finds its parts: the folders beside a transformer, opened when first needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .checkpoint.loader import load_transformer
+from .checkpoint.reader import read_tensors
+from .errors import CheckpointError, InvalidInputError
+from .parts import read_json
+from .sampling import ScheduleSettings
+from .text.t5 import TextEncoder
+from .types import PIXELS_PER_CELL
+from .vae.frames import VideoVAE
+
+STARTER = "starter"
+STARTER_FOLDER = Path(__file__).parent / "assets" / "starter"
+TEXT_FOLDER = "text_encoder"
+VAE_FOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
+# Where the companions of a single file may lie: beside it, around its folder, or, for t2v.pt, in
+# the folder that its authors published them in.
+BESIDE = (".", "..", "t2v_required_models")
+TRAINED_FRAMES = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defaults:
+    """What a model is best run with; from its card where it has one.
+
+    Args:
+        num_steps, guidance_scale: for its own sampler.
+        num_frames, height, width: what it was trained on.
+    """
+
+    num_steps: int = 50
+    guidance_scale: float = 7.5
+    num_frames: int = TRAINED_FRAMES
+    height: int = 512
+    width: int = 512
+
+
+class Parts(Protocol):
+    """The models a pipeline runs. Text encoder and VAE may be loaded when they are asked for."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The LatteT2V."""
+        ...
+
+    @property
+    def settings(self) -> ScheduleSettings:
+        """The noise schedule it was trained with."""
+        ...
+
+    @property
+    def defaults(self) -> Defaults:
+        """How to run it best."""
+        ...
+
+    def text_encoder(self) -> TextEncoder:
+        """Return the text encoder."""
+        ...
+
+    def vae(self, kind: str) -> VideoVAE:
+        """Return the `temporal` or the `image` VAE."""
+        ...
+
+    def check(self, vae: str | None, needs_text: bool) -> None:
+        """Raise CheckpointError now if a part that will be needed is missing."""
+        ...
+
+
+class FolderParts:
+    """Parts in the layout of Latte-1: `transformer/`, `text_encoder/`, `tokenizer/`, `vae/` ...
+
+    Args:
+        source: `starter`, a pipeline folder, a transformer folder or a transformer file.
+        dtype: of all weights; by default float32 on the CPU and for models with a card, else
+            bfloat16 where the device has it and float16 where not.
+        device: by default the accelerator if there is one, else the CPU.
+
+    Raises:
+        InvalidInputError: if `source` does not exist.
+        CheckpointError: if the transformer cannot be loaded.
+    """
+
+    def __init__(
+        self, source: str | Path, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> None:
+        self._transformer_path, self.companions = locate(source)
+        self._card = _optional_json(self.companions / "card.json")
+        self.device = pick_device(device)
+        self.dtype = dtype or pick_dtype(self.device, is_small=bool(self._card))
+        self._settings = ScheduleSettings.from_dict(
+            _optional_json(self.companions / "scheduler" / "scheduler_config.json")
+        )
+        self._transformer = load_transformer(
+            self._transformer_path, dtype=self.dtype, device=self.device
+        )
+        self._text_encoder: TextEncoder | None = None
+        self._vaes: dict[str, VideoVAE] = {}
+
+    @property
+    def transformer(self) -> nn.Module:
+        return self._transformer
+
+    @property
+    def settings(self) -> ScheduleSettings:
+        return self._settings
+
+    @property
+    def defaults(self) -> Defaults:
+        config: Any = self._transformer.config
+        side = config.sample_size * PIXELS_PER_CELL
+        known = {"height": side, "width": side}
+        names = Defaults.__dataclass_fields__
+        return Defaults(**{**known, **{key: self._card[key] for key in names if key in self._card}})
+
+    def text_encoder(self) -> TextEncoder:
+        if self._text_encoder is None:
+            folder = self._companion(TEXT_FOLDER, "a text encoder")
+            self._text_encoder = TextEncoder.from_folder(
+                folder, read=_tensors, dtype=self.dtype, device=self.device
+            )
+        return self._text_encoder
+
+    def vae(self, kind: str) -> VideoVAE:
+        if kind not in self._vaes:
+            folder = self._companion(VAE_FOLDERS[kind], f"the {kind} VAE")
+            self._vaes[kind] = VideoVAE.from_folder(
+                folder, read=_tensors, dtype=self.dtype, device=self.device
+            )
+        return self._vaes[kind]
+
+    def check(self, vae: str | None, needs_text: bool) -> None:
+        if needs_text and self._text_encoder is None:
+            self._companion(TEXT_FOLDER, "a text encoder")
+            self._companion("tokenizer", "a tokenizer")
+        if vae is not None:
+            self._companion(VAE_FOLDERS[vae], f"the {vae} VAE")
+
+    def _companion(self, name: str, purpose: str) -> Path:
+        folder = self.companions / name
+        if not folder.is_dir():
+            other = name == VAE_FOLDERS["temporal"] and (self.companions / "vae").is_dir()
+            advice = ", or choose the image VAE, which is there" if other else ""
+            raise CheckpointError(
+                f"{self._transformer_path.name} needs {purpose}, but the folder "
+                f"{self.companions.name or '.'} has no {name} in it. Put the {name} folder of "
+                f"Latte-1 there{advice}, or name a whole Latte-1 folder as the model."
+            )
+        return folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenParts:
+    """Parts that the caller has made.
+
+    Args:
+        transformer: a LatteT2V.
+        encoder: its text encoder, or None if prompts come as embeddings.
+        vaes: VAEs by kind, `temporal` or `image`; may be empty for latents only.
+        settings: noise schedule.
+        defaults: how to run it best.
+    """
+
+    transformer: nn.Module
+    encoder: TextEncoder | None
+    vaes: dict[str, VideoVAE]
+    settings: ScheduleSettings
+    defaults: Defaults
+
+    def text_encoder(self) -> TextEncoder:
+        """Return the text encoder."""
+        if self.encoder is None:
+            raise InvalidInputError(
+                "This pipeline was made without a text encoder. Pass prompt_embeds, "
+                "and negative_embeds when guidance is on."
+            )
+        return self.encoder
+
+    def vae(self, kind: str) -> VideoVAE:
+        """Return the `temporal` or the `image` VAE."""
+        if kind not in self.vaes:
+            raise InvalidInputError(
+                f"This pipeline was made without the {kind} VAE; it has "
+                f"{' and '.join(self.vaes) or 'none'}. Choose another, or output='latents'."
+            )
+        return self.vaes[kind]
+
+    def check(self, vae: str | None, needs_text: bool) -> None:
+        """Raise InvalidInputError now if a part that will be needed is missing."""
+        if needs_text:
+            self.text_encoder()
+        if vae is not None:
+            self.vae(vae)
+
+
+def locate(source: str | Path) -> tuple[Path, Path]:
+    """Return the transformer's file or folder, and the folder its companions are in.
+
+    Raises:
+        InvalidInputError: if `source` does not exist, or is the starter and not in this copy.
+    """
+    if source == STARTER:
+        source = STARTER_FOLDER
+    path = Path(source)
+    if not path.exists():
+        raise InvalidInputError(
+            f"There is no model {str(source)!r}. Give the word starter, a folder in the layout "
+            "of Latte-1, or a transformer file."
+        )
+    if (path / "transformer").is_dir():
+        return path / "transformer", path
+    first = path if path.is_dir() else path.parent
+    for beside in BESIDE:
+        if (first / beside / TEXT_FOLDER).is_dir() or (first / beside / "vae").is_dir():
+            return path, (first / beside).resolve()
+    return path, first
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """Return the device to run on: as asked, else the accelerator, else the CPU.
+
+    Raises:
+        InvalidInputError: for a word that names no device of this torch.
+    """
+    if device is None:
+        found = torch.accelerator.is_available()
+        return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"device is {str(device)!r}, but it must be cpu, or an accelerator that this torch "
+            "was built for."
+        ) from error
+
+
+def pick_dtype(device: torch.device, *, is_small: bool) -> torch.dtype:
+    """Return float32 where half precision gains nothing, else a half type the device has."""
+    if device.type == "cpu" or is_small:
+        return torch.float32
+    has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float16
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(path).tensors
