@@ -260,7 +260,7 @@ class Pipeline:
             warnings.warn(
                 f"{num_frames} frames were asked for, but this model was trained on {trained}: "
                 "expect noise and checkerboards. Use context windows for longer videos.",
-                stacklevel=3,
+                stacklevel=4,  # past __call__ and its no_grad wrapper
             )
         return shape
 

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 
 from ..errors import MissingDependencyError
+from ..types import StepInfo
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-class ProgressBar(Protocol):
-    """The part of tqdm that is used."""
-
-    total: float | None
-
-    def update(self, n: float = 1) -> bool | None:
-        """Advance by n steps."""
-        ...
-
-    def close(self) -> None:
-        """Finish the line."""
-        ...
 
 
 def dtype_from(name: str | None) -> torch.dtype | None:
@@ -31,18 +18,42 @@ def dtype_from(name: str | None) -> torch.dtype | None:
     return None if name is None else DTYPES[name]
 
 
-def progress_bar(description: str) -> ProgressBar:
-    """Return a bar on the error stream that shows remaining time.
+class Progress:
+    """A step callback that draws a bar with remaining time on the error stream.
 
-    Raises:
-        MissingDependencyError: if tqdm is not installed.
+    The bar appears with the first step and ends with the last, so that notices before and after
+    have lines of their own.
+
+    Args:
+        description: what stands before the bar.
     """
+
+    def __init__(self, description: str) -> None:
+        self._tqdm = _load_tqdm()
+        self._description = description
+        self._bar: Any = None
+
+    def __call__(self, info: StepInfo) -> None:
+        """Advance by one step."""
+        if self._bar is None:
+            self._bar = self._tqdm(
+                desc=self._description, total=info.num_steps, unit="step", dynamic_ncols=True
+            )
+        self._bar.update()
+        if info.step + 1 == info.num_steps:
+            self.close()
+
+    def close(self) -> None:
+        """End the line, also of a run that did not finish."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _load_tqdm() -> Any:
     try:
-        module: Any = importlib.import_module("tqdm")
+        return importlib.import_module("tqdm").tqdm
     except ImportError as error:
         raise MissingDependencyError(
             "The command line shows progress with the package tqdm, which is not installed. "
             "Run: pip install tqdm"
         ) from error
-    made = module.tqdm(desc=description, unit="step", dynamic_ncols=True)
-    return cast("ProgressBar", made)

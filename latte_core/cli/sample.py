@@ -11,11 +11,11 @@ from .. import __version__
 from ..errors import InvalidInputError
 from ..pipeline import Pipeline
 from ..sampling import SAMPLER_NAMES, resolve_sampler
-from ..types import StepInfo, VideoShape
+from ..types import VideoShape
 from ..video import check_target, enlarge, load_formats, write_video
 from ..video.formats import format_for
 from .command import Command
-from .options import DTYPES, ProgressBar, dtype_from, progress_bar
+from .options import DTYPES, Progress, dtype_from
 
 MAX_PROMPT_FILE = 16 * 2**20
 MAX_BAR_TEXT = 32
@@ -146,7 +146,7 @@ def make_video(
     pipeline: Pipeline, recipe: Recipe, prompt: str, target: Path, *, factor: int, fps: float
 ) -> None:
     """Make one video, show its progress, and write it."""
-    bar = progress_bar(prompt[:MAX_BAR_TEXT])
+    progress = Progress(prompt[:MAX_BAR_TEXT])
     try:
         result = pipeline(
             prompt,
@@ -159,10 +159,10 @@ def make_video(
             sampler=recipe.sampler,
             seed=recipe.seed,
             vae=recipe.vae,
-            callback=lambda info: advance(bar, info),
+            callback=progress,
         )
     finally:
-        bar.close()
+        progress.close()
     assert result.frames is not None
     frames = enlarge(result.frames, factor)
     holds_metadata = format_for(target).holds_metadata
@@ -170,12 +170,6 @@ def make_video(
     count, height, width = frames.shape[:3]
     what = "picture" if count == 1 else f"{count} frames at {fps:g} per second"
     print(f"Wrote {target}: {what}, {width} x {height} pixels.")
-
-
-def advance(bar: ProgressBar, info: StepInfo) -> None:
-    """Move the bar by one step."""
-    bar.total = info.num_steps
-    bar.update()
 
 
 def comment(recipe: Recipe, prompt: str) -> str:
