@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InvalidInputError, UnknownArchitectureError
 
 GATED_GELU = "gated-gelu"
-INTEGER_RANGES = {
+INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
     "vocab_size": (4, 1_000_000),
     "d_model": (1, 16_384),
     "d_kv": (1, 1024),
@@ -127,7 +127,7 @@ class T5EncoderConfig:
 
 UMT5_ROWS = 256_384
 CLIP_MARKS = ("text_model.", "text_projection", "transformer.resblocks.", "logit_scale")
-NEEDED_NAMES = {
+NEEDED_NAMES: Mapping[str, int] = {
     "shared.weight": 2,
     "encoder.block.0.layer.0.SelfAttention.q.weight": 2,
     "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": 2,

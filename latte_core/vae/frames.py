@@ -1,0 +1,378 @@
+"""Latents to frames and back, with diffusers' image VAE or its temporal-decoder VAE.
+
+The temporal decoder sees one whole video at a time. The reference decodes chunks of 14 frames
+instead (`chunk=14`), also across the videos of a batch, which is not offered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..errors import IncompatibleInputsError, NonFiniteError
+from ..parts import TensorReader, read_json
+from ..types import MAX_FRAMES, check_integer
+from .build import build_vae
+from .checks import PieceCallback, Progress, check_frames, check_latents, check_tile
+from .config import VaeConfig
+from .tiling import DecodePlan, count_pieces, decode_in_tiles, frame_chunks, smaller_plans
+
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+CELLS_AT_ONCE = 4 * 64 * 64  # of an image VAE: four frames of 512 x 512 pixels
+logger = logging.getLogger("latte")
+
+
+class VideoVAE:
+    """A VAE that works on videos.
+
+    Args:
+        module: diffusers' AutoencoderKL or AutoencoderKLTemporalDecoder with weights.
+        config: its shape.
+    """
+
+    def __init__(self, module: Any, config: VaeConfig) -> None:
+        self.module = module
+        self.config = config
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        config: Mapping[str, Any] | VaeConfig | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> VideoVAE:
+        """Build a VAE from weights under diffusers' names, the old attention names included.
+
+        Weights without an encoder, or without its last convolution (SVD files), give a VAE that
+        only decodes.
+
+        Args:
+            tensors: the weights.
+            config: a config.json; read from the shapes when left out.
+            dtype: to run in.
+            device: to run on.
+
+        Raises:
+            UnknownArchitectureError: if it is the VAE of another model.
+            WeightMismatchError: if weights and config do not fit.
+            MissingDependencyError: if diffusers is not installed.
+        """
+        return cls(*build_vae(tensors, config, dtype, device))
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        *,
+        read: TensorReader,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> VideoVAE:
+        """Load `vae/` or `vae_temporal_decoder/` of a Latte folder.
+
+        Args:
+            folder: holds config.json and the weights.
+            read: opens a folder's weights safely.
+            dtype: to run in.
+            device: to run on.
+
+        Raises:
+            CorruptCheckpointError: if a file is missing or unreadable.
+            UnknownArchitectureError: as in `from_tensors`.
+        """
+        path = Path(folder)
+        config = read_json(path / "config.json")
+        return cls.from_tensors(read(path), config, dtype=dtype, device=device)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        read: TensorReader,
+        config: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> VideoVAE:
+        """Load a single file in diffusers' layout; the shape is read from it without `config`."""
+        return cls.from_tensors(read(Path(path)), config, dtype=dtype, device=device)
+
+    @property
+    def is_temporal(self) -> bool:
+        """True if the decoder looks along time."""
+        return self.config.is_temporal
+
+    @property
+    def can_encode(self) -> bool:
+        """False for files that hold the decoder only."""
+        return self.module.encoder is not None
+
+    @property
+    def scaling_factor(self) -> float:
+        """latents = VAE output * scaling_factor."""
+        return float(self.config.scaling_factor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._weight().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self._weight().dtype
+
+    def to(self, device: torch.device | str) -> VideoVAE:
+        """Move the weights and return self."""
+        self.module.to(device)
+        return self
+
+    @torch.no_grad()
+    def decode(
+        self,
+        latents: Tensor,
+        *,
+        chunk: int | None = None,
+        tile: int | None = None,
+        callback: PieceCallback | None = None,
+    ) -> Tensor:
+        """Decode videos, each by itself.
+
+        If memory runs out, fewer frames are decoded at a time, then tiles, with one line in the
+        log. If half precision gives NaN, everything is decoded once more in float32.
+
+        Args:
+            latents: (B, 4, F, h, w), scaled.
+            chunk: frames at a time. Left out, the temporal VAE takes the whole video and the image
+                VAE, whose result does not depend on it, what usually fits. 14 is the reference.
+            tile: edge of a tile in pixels, a multiple of 8; left out, frames are decoded whole.
+            callback: called after each piece.
+
+        Returns:
+            (B, F, H, W, 3) float32 on the CPU, in [0, 1].
+
+        Raises:
+            IncompatibleInputsError: if the latents have another number of channels or axes.
+            InvalidInputError: if `chunk` or `tile` is out of range.
+            NonFiniteError: if latents or frames are NaN or infinite, in float32 too.
+        """
+        check_latents(latents)
+        plan = self._plan(latents, chunk, tile)
+
+        progress = Progress(callback)
+
+        def run() -> Tensor:
+            return self._decode_videos(latents, plan, progress)
+
+        return self._retry_in_float32(run)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        frames: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+        callback: PieceCallback | None = None,
+    ) -> Tensor:
+        """Encode videos frame by frame.
+
+        Args:
+            frames: (B, F, H, W, 3) in [0, 1], height and width multiples of 8.
+            generator: draws one sample of the posterior; left out, its mode is taken.
+            chunk: frames at a time; the result does not depend on it.
+            callback: called after each piece.
+
+        Returns:
+            (B, 4, F, h, w) float32 on the CPU, scaled.
+
+        Raises:
+            IncompatibleInputsError: if the frames have the wrong axes, or the VAE cannot encode.
+            InvalidInputError: if the size is no multiple, or values lie outside [0, 1].
+            NonFiniteError: if the latents are NaN or infinite, in float32 too.
+        """
+        if not self.can_encode:
+            raise IncompatibleInputsError(
+                "This VAE only decodes: its file holds no encoder. Encode with the image VAE."
+            )
+        check_frames(frames, self.config.compression)
+        pixels = rearrange(frames, "b f h w c -> (b f) c h w")
+        size = self.config.compression
+        at_once = self._at_once(
+            frames.shape[2] // size, frames.shape[3] // size, len(pixels), chunk
+        )
+
+        progress = Progress(callback)
+
+        def run() -> Tensor:
+            return self._encode_frames(pixels, at_once, progress)
+
+        moments = self._retry_in_float32(run)
+        mean, log_variance = moments.chunk(2, dim=1)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+            mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.cpu()
+        return rearrange(mean * self.scaling_factor, "(b f) c h w -> b c f h w", b=len(frames))
+
+    def _plan(self, latents: Tensor, chunk: int | None, tile: int | None) -> DecodePlan:
+        _, _, num_frames, height, width = latents.shape
+        size = self.config.compression
+        if tile is not None:
+            check_tile(tile, size)
+        cells = tile // size if tile is not None else None
+        if self.is_temporal and chunk is None:
+            return DecodePlan(chunk=num_frames, tile=cells)
+        area = (cells or height, cells or width)
+        return DecodePlan(chunk=self._at_once(*area, num_frames, chunk), tile=cells)
+
+    def _at_once(self, height: int, width: int, num_frames: int, chunk: int | None) -> int:
+        """Return how many frames of h x w cells to give the VAE in one call."""
+        if chunk is not None:
+            return min(check_integer("chunk", chunk, 1, MAX_FRAMES), num_frames)
+        return max(1, min(num_frames, CELLS_AT_ONCE // (height * width)))
+
+    def _decode_videos(self, latents: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
+        """Decode all videos with the first plan that fits into memory."""
+        batch, _, num_frames, height, width = latents.shape
+        spare = smaller_plans(plan, num_frames, height, width, is_temporal=self.is_temporal)
+        first_plan, videos = plan, list[Tensor]()
+        while len(videos) < batch:
+            pieces = count_pieces(plan, num_frames, height, width)
+            progress.restart(len(videos) * pieces, batch * pieces)
+            latent_frames = rearrange(latents[len(videos)], "c f h w -> f c h w")
+            frames = self._try_decode(latent_frames, plan, progress)
+            if frames is not None:
+                videos.append(frames)
+                continue
+            # Outside the except block: what the failed call held is free here.
+            _free_cached_memory()
+            next_plan = next(spare, None)
+            if next_plan is None:  # nothing smaller is left: let the error reach the caller
+                videos.append(self._decode_video(latent_frames, plan, progress))
+            else:
+                plan = next_plan
+        if plan != first_plan:
+            _tell_smaller_plan(plan, self.config.compression)
+        return torch.stack(videos)
+
+    def _try_decode(
+        self, latent_frames: Tensor, plan: DecodePlan, progress: Progress
+    ) -> Tensor | None:
+        """Return the frames, or None if memory ran out."""
+        try:
+            return self._decode_video(latent_frames, plan, progress)
+        except OUT_OF_MEMORY:
+            return None
+
+    def _decode_video(self, latent_frames: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
+        """Decode (F, 4, h, w) to (F, H, W, 3)."""
+
+        def decode_piece(piece: Tensor) -> Tensor:
+            pixels = self._decode_call(piece)
+            progress.step()
+            return pixels
+
+        kept: list[Tensor] = []
+        for chunk in frame_chunks(len(latent_frames), plan.chunk, plan.context):
+            some = latent_frames[chunk.read[0] : chunk.read[1]]
+            pixels = decode_in_tiles(decode_piece, some, plan.tile, self.config.compression)
+            first = chunk.keep[0] - chunk.read[0]
+            kept.append(pixels[first : first + chunk.keep[1] - chunk.keep[0]])
+        frames = rearrange(torch.cat(kept), "f c h w -> f h w c").contiguous()
+        return frames.mul_(0.5).add_(0.5).clamp_(0, 1)
+
+    def _decode_call(self, latents: Tensor) -> Tensor:
+        """Run the decoder once: (N, 4, h, w) scaled -> (N, 3, H, W) float32 on the CPU."""
+        raw = (latents.float() * (1 / self.scaling_factor)).to(self.device, self.dtype)
+        options = {"num_frames": len(raw)} if self.is_temporal else {}
+        pixels: Tensor = self.module.decode(raw, **options).sample
+        return self._finite(pixels.float(), "decoded frames").cpu()
+
+    def _encode_frames(self, pixels: Tensor, at_once: int, progress: Progress) -> Tensor:
+        """Encode (N, 3, H, W) in [0, 1] to the posterior's (N, 8, h, w)."""
+        moments: list[Tensor] = []
+        done, first = 0, at_once
+        while done < len(pixels):
+            some = pixels[done : done + at_once]
+            encoded = self._encode_call(some) if at_once == 1 else self._try_encode(some)
+            if encoded is None:
+                _free_cached_memory()
+                at_once = -(-at_once // 2)
+                continue
+            moments.append(encoded)
+            done += len(some)
+            progress.restart(done - 1, len(pixels))
+            progress.step()
+        if at_once != first:
+            logger.warning("Not enough memory: encoded %d frames at a time.", at_once)
+        return torch.cat(moments)
+
+    def _try_encode(self, pixels: Tensor) -> Tensor | None:
+        """Return the moments, or None if memory ran out."""
+        try:
+            return self._encode_call(pixels)
+        except OUT_OF_MEMORY:
+            return None
+
+    def _encode_call(self, pixels: Tensor) -> Tensor:
+        """Run the encoder once: (N, 3, H, W) in [0, 1] -> (N, 8, h, w) float32 on the CPU."""
+        centered = (pixels.float() * 2 - 1).to(self.device, self.dtype)
+        moments: Tensor = self.module.encode(centered).latent_dist.parameters
+        return self._finite(moments.float(), "encoded latents").cpu()
+
+    def _finite(self, values: Tensor, what: str) -> Tensor:
+        if torch.isfinite(values).all():
+            return values
+        if self.dtype != torch.float32:
+            raise _HalfPrecisionOverflow
+        raise NonFiniteError(
+            f"The VAE's {what} are NaN or infinite, in float32 too. Check that the VAE belongs to "
+            "this model and that its file is whole."
+        )
+
+    def _retry_in_float32(self, run: Callable[[], Tensor]) -> Tensor:
+        """Run once more in float32 if half precision overflowed."""
+        try:
+            return run()
+        except _HalfPrecisionOverflow:
+            pass
+        logger.warning("The VAE overflowed in %s; doing it once more in float32.", self.dtype)
+        with self._as_float32():
+            return run()
+
+    @contextmanager
+    def _as_float32(self) -> Generator[None]:
+        dtype = self.dtype
+        self.module.to(torch.float32)
+        try:
+            yield
+        finally:
+            self.module.to(dtype)  # exact: every half-precision number is a float32
+
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.module.decoder.conv_in.weight
+        return weight
+
+
+class _HalfPrecisionOverflow(NonFiniteError):
+    """Half precision gave NaN or infinity; float32 may not."""
+
+
+def _free_cached_memory() -> None:
+    """Give cached blocks back to the accelerator, so that the next try finds them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tell_smaller_plan(plan: DecodePlan, size: int) -> None:
+    tiles = f" in tiles of {plan.tile * size} pixels" if plan.tile is not None else ""
+    logger.warning("Not enough memory: decoded %d frames at a time%s.", plan.chunk, tiles)
