@@ -22,6 +22,7 @@ from .sampling import (
     guided_in_one_batch,
     make_noise,
     make_step_noise,
+    make_stepper,
     resolve_sampler,
     sample,
     uses_guidance,
@@ -201,6 +202,7 @@ class Pipeline:
             temporal_attention=temporal_attention,
         )
         noise, step_noise = _noise(request.shape.latent_size(), seed, noise_order, latents)
+        self._check_run(request, step_noise[0])
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         conditions = make_conditions(text, self.parts.text_encoder)
         made = [
@@ -229,6 +231,16 @@ class Pipeline:
         made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
         return torch.cat(made).to("cpu", torch.float32)
 
+    def _check_run(self, request: Request, noise: StepNoise) -> None:
+        """Raise now what the sampler would raise after the text has been encoded."""
+        make_stepper(
+            request.sampler,
+            request.num_steps,
+            noise=noise,
+            eta=request.eta,
+            settings=self.parts.settings,
+        )
+
     def _shape(
         self,
         count: int,
@@ -241,8 +253,8 @@ class Pipeline:
         config: Any = self.parts.transformer.config
         side = config.sample_size * PIXELS_PER_CELL
         if latents is not None and latents.ndim == 5:
-            height = height or latents.shape[3] * PIXELS_PER_CELL
-            width = width or latents.shape[4] * PIXELS_PER_CELL
+            height = latents.shape[3] * PIXELS_PER_CELL if height is None else height
+            width = latents.shape[4] * PIXELS_PER_CELL if width is None else width
         shape = VideoShape(
             batch=count,
             num_frames=num_frames,

@@ -34,14 +34,18 @@ class Defaults:
 
     Args:
         num_steps, guidance_scale: for its own sampler.
+        sampler: a name of `sampling.SAMPLER_NAMES`.
         num_frames, height, width: what it was trained on.
+        fps: frames per second of its videos.
     """
 
     num_steps: int = 50
     guidance_scale: float = 7.5
+    sampler: str = "ddim"
     num_frames: int = TRAINED_FRAMES
     height: int = 512
     width: int = 512
+    fps: float = 8
 
 
 class Parts(Protocol):
@@ -209,6 +213,11 @@ def locate(source: str | Path) -> tuple[Path, Path]:
     """
     if source == STARTER:
         source = STARTER_FOLDER
+        if not STARTER_FOLDER.is_dir():
+            raise InvalidInputError(
+                "This copy of the package has no starter model: its folder assets/starter is "
+                "missing. Install the package again, or name another model."
+            )
     path = Path(source)
     if not path.exists():
         raise InvalidInputError(

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from .. import __version__
 from ..errors import InvalidInputError
@@ -19,6 +20,7 @@ from .options import DTYPES, Progress, dtype_from
 
 MAX_PROMPT_FILE = 16 * 2**20
 MAX_BAR_TEXT = 32
+T = TypeVar("T")
 
 DESCRIPTION = """\
 Make a video from a sentence.
@@ -73,11 +75,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="0 to 2^64-1; same seed, same video (default: 0)")
     add("--steps", type=int, help="sampling steps; more is finer and slower")
     add("--guidance", type=float, help="how closely to follow the prompt; 1 switches it off")
-    add("--sampler", default="ddim", metavar="NAME", help=", ".join(SAMPLER_NAMES))
+    add("--sampler", metavar="NAME", help=", ".join(SAMPLER_NAMES))
     add("--frames", type=int, help="length; Latte is trained on 16, 1 makes a picture")
     add("--height", type=int, help="pixels, a multiple of 16")
     add("--width", type=int, help="pixels, a multiple of 16")
-    add("--fps", type=float, default=8, help="frames per second (default: 8)")
+    add("--fps", type=float, help="frames per second; Latte is trained on 8")
     add(
         "--vae",
         choices=("temporal", "image"),
@@ -103,43 +105,48 @@ def run(arguments: argparse.Namespace) -> int:
     """Make and write every video that was asked for."""
     output = Path(arguments.output)
     format_for(output)
-    sampler = resolve_sampler(arguments.sampler)
+    if arguments.sampler is not None:
+        resolve_sampler(arguments.sampler)
     prompts = [arguments.prompt] if arguments.prompts is None else read_prompts(arguments.prompts)
     pipeline = Pipeline.from_pretrained(
         arguments.model, dtype=dtype_from(arguments.dtype), device=arguments.device
     )
-    recipe = make_recipe(arguments, pipeline, sampler)
+    recipe = make_recipe(arguments, pipeline)
     factor: int = arguments.upscale
+    fps: float = _either(arguments.fps, pipeline.defaults.fps)
     targets = [output] if arguments.prompts is None else numbered(output, len(prompts))
     for target in targets:
-        check_target(
-            target, recipe.frames, recipe.height * factor, recipe.width * factor, arguments.fps
-        )
+        check_target(target, recipe.frames, recipe.height * factor, recipe.width * factor, fps)
     for prompt, target in zip(prompts, targets, strict=True):
-        make_video(pipeline, recipe, prompt, target, factor=factor, fps=arguments.fps)
+        make_video(pipeline, recipe, prompt, target, factor=factor, fps=fps)
     return 0
 
 
-def make_recipe(arguments: argparse.Namespace, pipeline: Pipeline, sampler: str) -> Recipe:
+def make_recipe(arguments: argparse.Namespace, pipeline: Pipeline) -> Recipe:
     """Fill what was left out with the model's own defaults, and check the size."""
     best = pipeline.defaults
     shape = VideoShape(
-        num_frames=best.num_frames if arguments.frames is None else arguments.frames,
-        height=best.height if arguments.height is None else arguments.height,
-        width=best.width if arguments.width is None else arguments.width,
+        num_frames=_either(arguments.frames, best.num_frames),
+        height=_either(arguments.height, best.height),
+        width=_either(arguments.width, best.width),
     )
     return Recipe(
         model=Path(arguments.model).name,
         negative=arguments.negative,
         seed=arguments.seed,
-        steps=best.num_steps if arguments.steps is None else arguments.steps,
-        guidance=best.guidance_scale if arguments.guidance is None else arguments.guidance,
-        sampler=sampler,
+        steps=_either(arguments.steps, best.num_steps),
+        guidance=_either(arguments.guidance, best.guidance_scale),
+        sampler=resolve_sampler(_either(arguments.sampler, best.sampler)),
         frames=shape.num_frames,
         height=shape.height,
         width=shape.width,
         vae=arguments.vae,
     )
+
+
+def _either(given: T | None, otherwise: T) -> T:
+    """Return what was given, or the default if nothing was."""
+    return otherwise if given is None else given
 
 
 def make_video(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,13 @@ import pytest
 import torch
 from latte_test_support.tiny_pipeline import reference_pipeline, write_tiny_latte
 
-from latte_core.errors import CheckpointError, IncompatibleInputsError, InvalidInputError
+from latte_core import pipeline_parts
+from latte_core.errors import (
+    CheckpointError,
+    IncompatibleInputsError,
+    InvalidInputError,
+    MissingDependencyError,
+)
 from latte_core.pipeline import Pipeline
 from latte_core.sampling import SAMPLER_NAMES, make_noise
 from latte_core.types import StepInfo
@@ -294,6 +301,51 @@ def test_file_finds_its_companions_beside_or_around_it(folder: Path, tmp_path: P
 def test_model_that_does_not_exist_is_refused_with_what_to_give(name: str) -> None:
     with pytest.raises((InvalidInputError, CheckpointError)):
         Pipeline.from_pretrained(f"{name}/x")
+
+
+def test_starter_that_is_not_there_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pipeline_parts, "STARTER_FOLDER", tmp_path / "starter")
+    with pytest.raises(InvalidInputError, match="no starter model"):
+        Pipeline.from_pretrained("starter")
+
+
+def test_pipeline_of_given_parts_equals_one_from_a_folder(folder: Path, pipeline: Pipeline) -> None:
+    given = Pipeline(
+        pipeline.parts.transformer,
+        text_encoder=pipeline.parts.text_encoder(),
+        vaes={"image": pipeline.parts.vae("image")},
+    )
+    expected = pipeline(PROMPT, **SMALL, vae="image")
+    made = given(PROMPT, **SMALL, vae="image")
+    assert torch.equal(made.frames, expected.frames)
+    with pytest.raises(InvalidInputError, match="without the temporal VAE; it has image"):
+        given(PROMPT, **SMALL)
+
+
+def test_pipeline_without_a_text_encoder_asks_for_embeddings(pipeline: Pipeline) -> None:
+    bare = Pipeline(pipeline.parts.transformer)
+    embeds = torch.zeros(1, 7, 32)
+    with pytest.raises(InvalidInputError, match="Pass prompt_embeds"):
+        bare(PROMPT, **SMALL, output="latents")
+    with pytest.raises(InvalidInputError, match="negative_embeds when guidance is on"):
+        bare(None, prompt_embeds=embeds, **SMALL, output="latents")
+    result = bare(None, prompt_embeds=embeds, **SMALL, output="latents", guidance_scale=1)
+    assert bool(torch.isfinite(result.latents).all())
+    assert bare.defaults.num_steps == 50
+
+
+def test_r58_sampler_of_a_missing_package_is_named_before_anything_is_sampled(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    steps: list[StepInfo] = []
+    with pytest.raises(MissingDependencyError, match="pip install diffusers"):
+        pipeline(PROMPT, **SMALL, sampler="euler", callback=steps.append)
+    assert steps == []
+    result = pipeline(PROMPT, **SMALL, sampler="ddpm", output="latents")
+    assert bool(torch.isfinite(result.latents).all())
 
 
 def test_unknown_device_is_refused(folder: Path) -> None:

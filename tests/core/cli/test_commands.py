@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -112,11 +114,10 @@ def test_numbers_get_as_many_digits_as_they_need() -> None:
 def test_options_left_out_come_from_the_models_card(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     other = tmp_path / "carded"
     shutil.copytree(folder, other)
-    (other / "card.json").write_text('{"num_steps": 3, "guidance_scale": 2.5, "num_frames": 2}')
+    card = {"num_steps": 3, "guidance_scale": 2.5, "num_frames": 2, "sampler": "euler"}
+    (other / "card.json").write_text(json.dumps(card))
     used: list[sample_module.Recipe] = []
     monkeypatch.setattr(
         sample_module, "make_video", lambda pipeline, recipe, *_, **__: used.append(recipe)
@@ -124,7 +125,7 @@ def test_options_left_out_come_from_the_models_card(
     path = tmp_path / "clip.mp4"
     assert main(["sample", "--prompt", "x", "--model", str(other), "--output", str(path)]) == 0
     recipe = used[0]
-    assert (recipe.steps, recipe.guidance, recipe.frames) == (3, 2.5, 2)
+    assert (recipe.steps, recipe.guidance, recipe.frames, recipe.sampler) == (3, 2.5, 2, "euler")
     assert (recipe.height, recipe.width) == (32, 32)
 
 
@@ -321,8 +322,6 @@ def test_every_example_in_the_help_is_understood() -> None:
         lines = [line.strip() for line in joined.splitlines() if "python -m latte_core" in line]
         assert lines
         for line in lines:
-            import shlex
-
             assert parser.parse_args(shlex.split(line)[3:]).run is entry.run
 
 
