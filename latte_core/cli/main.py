@@ -14,7 +14,7 @@ import torch
 
 from .. import __version__
 from ..errors import LatteError
-from . import convert, inspect, sample
+from . import convert, evaluate, inspect, sample, train_starter
 from .command import Command
 
 PROGRAM = "python -m latte_core"
@@ -33,7 +33,13 @@ Look at a weights file, or turn it into one safetensors file:
 """
 
 
-COMMANDS: tuple[Command, ...] = (sample.COMMAND, inspect.COMMAND, convert.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    sample.COMMAND,
+    inspect.COMMAND,
+    convert.COMMAND,
+    evaluate.COMMAND,
+    train_starter.COMMAND,
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -29,7 +29,7 @@ class Progress:
     """
 
     def __init__(self, description: str) -> None:
-        self._tqdm = _load_tqdm()
+        self._tqdm = load_tqdm()
         self._description = description
         self._bar: Any = None
 
@@ -49,7 +49,12 @@ class Progress:
             self._bar.close()
 
 
-def _load_tqdm() -> Any:
+def load_tqdm() -> Any:
+    """Return tqdm's progress bar class.
+
+    Raises:
+        MissingDependencyError: if tqdm is not installed.
+    """
     try:
         return importlib.import_module("tqdm").tqdm
     except ImportError as error:
