@@ -140,7 +140,11 @@ def tokenizer_class(folder: Path, width: int) -> type:
 
 
 def lower(text: str) -> str:
-    """Lower-case and strip, as prompts were in training; names of embeddings keep their case."""
+    """Lower-case and strip, as prompts were in training; names of embeddings keep their case.
+
+    Lone surrogates, which JSON carries and tokenizers refuse, are replaced.
+    """
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     parts = EMBEDDING_WORD.split(text)
     return "".join(
         part if EMBEDDING_WORD.fullmatch(part) else part.lower() for part in parts

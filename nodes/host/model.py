@@ -86,7 +86,7 @@ class LatteTransformer(LatteT2V):
         output = super().forward(
             videos,
             one_per_video(timestep, videos.shape[0]),
-            context,
+            text_for_videos(context, conds, videos.shape[0]),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
             hooks=make_hooks(transformer_options, videos.shape, self.config),
         )[..., :height, :width]
@@ -127,6 +127,13 @@ def one_per_video(timestep: Tensor, videos: int) -> Tensor:
     """ComfyUI repeats the timestep for each row of the batch; keep one for each video."""
     steps = timestep.flatten()
     return steps[:: steps.shape[0] // videos] if steps.shape[0] > videos else steps
+
+
+def text_for_videos(context: Tensor, conds: int, videos: int) -> Tensor:
+    """Let the single row of each cond serve all its videos; conds are outermost."""
+    if context.shape[0] == conds and conds < videos and videos % conds == 0:
+        return context.repeat_interleave(videos // conds, dim=0)
+    return context
 
 
 class TextCond(comfy.conds.CONDCrossAttn):

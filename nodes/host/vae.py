@@ -90,12 +90,9 @@ def load_vae(path: Path, kind: str) -> Any:
         UnknownArchitectureError: for other weights, naming what they are.
         IncompatibleInputsError: if a file is of the other kind.
     """
-    if path.is_dir():
-        wanted = SUBFOLDERS if kind == "auto" else {kind: SUBFOLDERS[kind]}
-        present = [path / name for name in wanted.values() if (path / name).is_dir()]
-        path = present[0] if present else path / next(iter(wanted.values()))
-    require_family(path, (Family.IMAGE_VAE, Family.TEMPORAL_VAE), "a Latte VAE")
-    tensors = to_svd_names(dict(read_tensors(path).tensors))
+    weights = part_folder(path, kind) if path.is_dir() else path
+    require_family(weights, (Family.IMAGE_VAE, Family.TEMPORAL_VAE), "a Latte VAE")
+    tensors = to_svd_names(dict(read_tensors(weights).tensors))
     found = "temporal" if TEMPORAL_MARK in tensors else "image"
     if kind not in ("auto", found):
         raise IncompatibleInputsError(
@@ -105,6 +102,13 @@ def load_vae(path: Path, kind: str) -> Any:
     vae = build_temporal(tensors) if found == "temporal" else build_image(tensors)
     vae.patcher.cached_patcher_init = (reopen_patcher, (str(path), kind))
     return vae
+
+
+def part_folder(folder: Path, kind: str) -> Path:
+    """Return where a Latte-1 style folder keeps the VAE of this kind."""
+    wanted = list(SUBFOLDERS.values()) if kind == "auto" else [SUBFOLDERS[kind]]
+    present = [folder / name for name in wanted if (folder / name).is_dir()]
+    return present[0] if present else folder / wanted[0]
 
 
 def reopen_patcher(path: str, kind: str, disable_dynamic: bool = False) -> Any:

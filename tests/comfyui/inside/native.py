@@ -1,0 +1,197 @@
+"""Checks that the MODEL, CLIP and VAE of this pack are what the reference is, inside ComfyUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from host import STARTER, Stage, expect, expect_error, relative, run
+
+TINY = 1e-5
+
+
+def check_frames_as_batch_equal_whole_videos(stage: Stage) -> None:
+    x, text = torch.randn(6, 4, 8, 6), torch.randn(2, 5, 128)
+    flat = stage.noise_of(x, text, conds=2)
+    videos = x.unflatten(0, (2, 3)).transpose(1, 2)
+    whole = stage.noise_of(videos, text, conds=2)
+    expect(relative(flat, whole.transpose(1, 2).flatten(0, 1)) < TINY)
+
+
+def check_stacked_conds_equal_single_calls(stage: Stage) -> None:
+    x, text = torch.randn(9, 4, 8, 8), torch.randn(3, 5, 128)
+    together = stage.noise_of(x, text, conds=3)
+    alone = [stage.noise_of(x[3 * k : 3 * k + 3], text[k : k + 1]) for k in range(3)]
+    expect(relative(together, torch.cat(alone)) < TINY)
+
+
+def check_model_equals_latte_core(stage: Stage) -> None:
+    loader = stage.part("latte_core.checkpoint.loader")
+    core = loader.load_transformer(STARTER)
+    x, text = torch.randn(5, 4, 8, 10), torch.randn(1, 6, 128)
+    ours = stage.noise_of(x, text)
+    videos = x.transpose(0, 1)[None]
+    expected = core(videos, torch.tensor([500.0]), text)[:, :4]
+    expect(relative(ours, expected[0].transpose(0, 1)) < TINY)
+
+
+def check_each_frame_may_have_its_own_text(stage: Stage) -> None:
+    x, text = torch.randn(3, 4, 8, 8), torch.randn(1, 5, 128)
+    same = stage.noise_of(x, text)
+    expect(relative(stage.noise_of(x, text.repeat(3, 1, 1)), same) < TINY)
+    mixed = torch.cat([text, text * 0.1, text])
+    expect(relative(stage.noise_of(x, mixed), same) > 1e-4)
+
+
+def check_odd_latents_are_padded_and_cropped(stage: Stage) -> None:
+    out = stage.noise_of(torch.randn(2, 4, 7, 9), torch.randn(1, 5, 128))
+    expect(out.shape == (2, 4, 7, 9), out.shape)
+    sampled = stage.ksampler(latent_image={"samples": torch.zeros(2, 4, 7, 9)})
+    expect(sampled.shape == (2, 4, 7, 9) and bool(sampled.isfinite().all()))
+
+
+def check_one_frame_and_seventeen_frames_run(stage: Stage) -> None:
+    for frames in (1, 17):
+        out = stage.noise_of(torch.randn(frames, 4, 8, 8), torch.randn(1, 5, 128))
+        expect(out.shape[0] == frames and bool(out.isfinite().all()), frames)
+
+
+def check_schedule_is_plain_linear_beta(stage: Stage) -> None:
+    sigmas = stage.model.get_model_object("model_sampling").sigmas.double()
+    alphas = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    expected = ((1 - alphas) / alphas).sqrt()
+    expect(float(((sigmas - expected) / expected).abs().max()) < 1e-6)
+    expect(abs(float(sigmas[-1]) - 157.4073) < 1e-3, sigmas[-1])
+
+
+def check_latte_scheduler_gives_leading_spacing(stage: Stage) -> None:
+    table = stage.model.get_model_object("model_sampling").sigmas
+    sigmas = stage.call("LatteScheduler", model=stage.model, steps=50, denoise=1.0)[0]
+    expect(torch.equal(sigmas[:3], table[[980, 960, 940]].float()), sigmas[:3])
+    expect(len(sigmas) == 51 and sigmas[-1] == 0 and sigmas[-2] == table[0])
+    half = stage.call("LatteScheduler", model=stage.model, steps=10, denoise=0.5)[0]
+    expect(len(half) == 11 and half[0] == table[450], half[0])
+
+
+def check_text_equals_latte_core(stage: Stage) -> None:
+    encoder_class = stage.part("latte_core.text.t5").TextEncoder
+    read = stage.part("latte_core.checkpoint.reader").read_tensors
+    core = encoder_class.from_folder(STARTER / "text_encoder", read=lambda path: read(path).tensors)
+    pair = stage.part("latte_core.text.pair").encode_pair
+    for prompt, negative in (("a red circle moving left", ""), ("", "blue"), ("x " * 300, "y")):
+        expected = pair(core, prompt, negative, clean_caption=False)
+        found = stage.prompts(prompt, negative)
+        for ours, theirs in zip(found, expected, strict=True):
+            expect(ours[0][0].shape == theirs.shape, prompt[:9], ours[0][0].shape, theirs.shape)
+            expect(relative(ours[0][0], theirs) < TINY, prompt[:9])
+        expect("pooled_output" not in found[0][0][1])
+
+
+def check_stock_text_encode_gives_the_trimmed_rows(stage: Stage) -> None:
+    ours = stage.prompts("A Blue square moving up")[0][0][0]
+    stock = stage.call("CLIPTextEncode", clip=stage.clip, text="A Blue square moving up")[0][0][0]
+    expect(stock.shape == ours.shape and relative(stock, ours) < TINY)
+    empty = stage.call("CLIPTextEncode", clip=stage.clip, text="")[0][0][0]
+    expect(empty.shape[1] == 1, empty.shape)
+    long = stage.call("CLIPTextEncode", clip=stage.clip, text="up " * 500)[0][0][0]
+    expect(long.shape[1] == 120, long.shape)
+
+
+def check_long_prompts_are_reported(stage: Stage) -> None:
+    inputs = {"clean_caption": True, "mask_feature": True, "negative_prompt": ""}
+    report = stage.call("LatteTextEncode", clip=stage.clip, prompt="up " * 200, **inputs)[2]
+    expect("120" in report and "201" in report, report)
+
+
+def diffusers_frames(subfolder: str, cls: str, latents: torch.Tensor) -> torch.Tensor:
+    """Decode with diffusers, in float32."""
+    import diffusers
+
+    vae = getattr(diffusers, cls).from_pretrained(STARTER / subfolder, torch_dtype=torch.float32)
+    extra = {"num_frames": len(latents)} if "Temporal" in cls else {}
+    with torch.no_grad():
+        frames = vae.decode(latents, **extra).sample
+    return (frames / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+def check_temporal_vae_equals_diffusers(stage: Stage) -> None:
+    latents = torch.randn(5, 4, 8, 8) * 3
+    ours = stage.call(
+        "LatteVAEDecode", samples={"samples": latents}, vae=stage.vae, chunk_frames=0
+    )[0]
+    expected = diffusers_frames(
+        "vae_temporal_decoder", "AutoencoderKLTemporalDecoder", latents.clone()
+    )
+    expect(float((ours - expected).abs().max()) < 1e-4, (ours - expected).abs().max())
+    stock = stage.call("VAEDecode", vae=stage.vae, samples={"samples": latents})[0]
+    expect(float((stock - expected).abs().max()) < 1e-4, "stock VAEDecode")
+
+
+def check_image_vae_equals_diffusers(stage: Stage) -> None:
+    vae = stage.call("LatteVAELoader", vae_name="starter", kind="image")[0]
+    latents = torch.randn(3, 4, 8, 8) * 3
+    expected = diffusers_frames("vae", "AutoencoderKL", latents.clone())
+    for node in ("VAEDecode", "LatteVAEDecode"):
+        extra = {"chunk_frames": 0} if node == "LatteVAEDecode" else {}
+        frames = stage.call(node, vae=vae, samples={"samples": latents}, **extra)[0]
+        expect(float((frames - expected).abs().max()) < 1e-4, node)
+
+
+def check_both_vaes_encode_like_diffusers(stage: Stage) -> None:
+    import diffusers
+
+    pixels = torch.rand(2, 64, 64, 3)
+    classes = {"image": "AutoencoderKL", "temporal": "AutoencoderKLTemporalDecoder"}
+    folders = {"image": "vae", "temporal": "vae_temporal_decoder"}
+    for kind, cls in classes.items():
+        vae = stage.call("LatteVAELoader", vae_name="starter", kind=kind)[0]
+        ours = stage.call("VAEEncode", vae=vae, pixels=pixels)[0]["samples"]
+        reference = getattr(diffusers, cls).from_pretrained(STARTER / folders[kind]).float()
+        video = pixels.movedim(-1, 1) * 2 - 1
+        expected = reference.encode(video).latent_dist.mode()
+        expect(relative(ours, expected) < 1e-4, kind, relative(ours, expected))
+
+
+def check_chunks_do_not_mix_videos(stage: Stage) -> None:
+    videos = torch.randn(2, 4, 5, 8, 8)
+    both = stage.call("LatteVAEDecode", samples={"samples": videos}, vae=stage.vae, chunk_frames=3)[
+        0
+    ]
+    each = [
+        stage.call(
+            "LatteVAEDecode",
+            samples={"samples": video.movedim(1, 0)},
+            vae=stage.vae,
+            chunk_frames=3,
+        )[0]
+        for video in videos
+    ]
+    expect(torch.equal(both, torch.cat(each)))
+    whole = stage.call(
+        "LatteVAEDecode", samples={"samples": videos}, vae=stage.vae, chunk_frames=0
+    )[0]
+    expect(float((whole - both).abs().max()) > 0, "a chunk boundary must show")
+
+
+def check_svd_layout_file_loads_in_both_loaders(stage: Stage) -> None:
+    import folder_paths
+    import safetensors.torch
+
+    convert = stage.part("latte_core.checkpoint.adapters").temporal_vae_to_svd
+    source = STARTER / "vae_temporal_decoder" / "diffusion_pytorch_model.safetensors"
+    target = Path(folder_paths.get_folder_paths("vae")[0]) / "svd_layout.safetensors"
+    weights = {k: v.contiguous() for k, v in convert(safetensors.torch.load_file(source)).items()}
+    safetensors.torch.save_file(weights, target)
+    vae = stage.call("LatteVAELoader", vae_name=target.name, kind="auto")[0]
+    latents = {"samples": torch.randn(3, 4, 8, 8)}
+    expected = stage.call("VAEDecode", vae=stage.vae, samples=latents)[0]
+    expect(torch.equal(stage.call("VAEDecode", vae=vae, samples=latents)[0], expected))
+    expect_error(
+        "IncompatibleInputsError",
+        ["svd_layout", "temporal", "image"],
+        lambda: stage.call("LatteVAELoader", vae_name=target.name, kind="image"),
+    )
+
+
+if __name__ == "__main__":
+    run(globals())
