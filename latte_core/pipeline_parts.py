@@ -22,9 +22,15 @@ STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent / "assets" / "starter"
 TEXT_FOLDER = "text_encoder"
 VAE_FOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
+TRANSFORMER_FOLDERS = (
+    "transformer",
+    "transformer_v1",
+    "transformer_v0",
+)  # the last two: old copies
 # Where the companions of a single file may lie: beside it, around its folder, or, for t2v.pt, in
 # the folder that its authors published them in.
 BESIDE = (".", "..", "t2v_required_models")
+TEMPORAL_CLASS = "AutoencoderKLTemporalDecoder"
 TRAINED_FRAMES = 16
 
 
@@ -135,7 +141,7 @@ class FolderParts:
 
     def vae(self, kind: str) -> VideoVAE:
         if kind not in self._vaes:
-            folder = self._companion(VAE_FOLDERS[kind], f"the {kind} VAE")
+            folder = self._vae_folder(kind)
             self._vaes[kind] = VideoVAE.from_folder(
                 folder, read=_tensors, dtype=self.dtype, device=self.device
             )
@@ -146,7 +152,21 @@ class FolderParts:
             self._companion(TEXT_FOLDER, "a text encoder")
             self._companion("tokenizer", "a tokenizer")
         if vae is not None:
-            self._companion(VAE_FOLDERS[vae], f"the {vae} VAE")
+            self._vae_folder(vae)
+
+    def _vae_folder(self, kind: str) -> Path:
+        """Return the VAE's folder; a pipeline saved by diffusers may hold either kind in `vae`."""
+        plain = self.companions / VAE_FOLDERS["image"]
+        found = str(_optional_json(plain / "config.json").get("_class_name", ""))
+        if found != TEMPORAL_CLASS:
+            return self._companion(VAE_FOLDERS[kind], f"the {kind} VAE")
+        if kind == "image":
+            raise CheckpointError(
+                f"The folder vae of {self.companions.name} holds a temporal VAE, but the image VAE "
+                "was asked for. Choose the temporal VAE."
+            )
+        own = self.companions / VAE_FOLDERS["temporal"]
+        return own if own.is_dir() else plain
 
     def _companion(self, name: str, purpose: str) -> Path:
         folder = self.companions / name
@@ -224,8 +244,9 @@ def locate(source: str | Path) -> tuple[Path, Path]:
             f"There is no model {str(source)!r}. Give the word starter, a folder in the layout "
             "of Latte-1, or a transformer file."
         )
-    if (path / "transformer").is_dir():
-        return path / "transformer", path
+    for name in TRANSFORMER_FOLDERS:
+        if (path / name).is_dir():
+            return path / name, path
     first = path if path.is_dir() else path.parent
     for beside in BESIDE:
         if (first / beside / TEXT_FOLDER).is_dir() or (first / beside / "vae").is_dir():

@@ -9,11 +9,11 @@ from torch import Tensor
 from ..errors import InvalidInputError
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
-from .stepper import AlphaTable, noise_part, predict_denoised
+from .stepper import AlphaTable, clip, noise_part, predict_denoised
 
 
 class DdimStepper:
-    """DDIM on the leading timesteps, final alpha 1, no clipping.
+    """DDIM on Latte's timesteps: final alpha 1 and no clipping unless the settings say so.
 
     Args:
         settings: noise schedule and spacing.
@@ -34,7 +34,10 @@ class DdimStepper:
             )
         self._visits = settings.timesteps(num_steps)
         self._stride = TRAIN_STEPS // num_steps
-        self._alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
+        self._clip_range = settings.clip_range
+        self._alphas = AlphaTable.from_tensor(
+            settings.alphas_cumprod(), ends_clean=settings.set_alpha_to_one is not False
+        )
         self._eta = eta
         self._noise = noise
 
@@ -53,7 +56,7 @@ class DdimStepper:
         timestep = self._visits[call]
         alpha, next_alpha = self._alphas.at(timestep), self._alphas.at(timestep - self._stride)
         noise_pred = noise_part(prediction)
-        denoised = predict_denoised(latents, noise_pred, alpha)
+        denoised = clip(predict_denoised(latents, noise_pred, alpha), self._clip_range)
         spread = self._eta * math.sqrt(
             (1 - next_alpha) / (1 - alpha) * max(1 - alpha / next_alpha, 0.0)
         )

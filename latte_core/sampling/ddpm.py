@@ -13,11 +13,11 @@ from torch import Tensor
 from ..types import LATENT_CHANNELS
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
-from .stepper import AlphaTable, noise_part, predict_denoised
+from .stepper import AlphaTable, clip, noise_part, predict_denoised
 
 
 class DdpmStepper:
-    """DDPM on a subset of timesteps, without clipping.
+    """DDPM on a subset of timesteps.
 
     A model with eight output channels sets the variance of each step between its two bounds; for
     one with four channels the lower bound is used.
@@ -34,6 +34,7 @@ class DdpmStepper:
     def __init__(self, settings: ScheduleSettings, num_steps: int, noise: StepNoise) -> None:
         self._visits = settings.timesteps(num_steps)
         self._stride = TRAIN_STEPS // num_steps
+        self._clip_range = settings.clip_range
         self._alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
         self._noise = noise
 
@@ -53,6 +54,7 @@ class DdpmStepper:
         alpha, next_alpha = self._alphas.at(timestep), self._alphas.at(timestep - self._stride)
         beta = 1 - alpha / next_alpha
         denoised = predict_denoised(latents, noise_part(prediction), alpha)
+        denoised = clip(denoised, self._clip_range)
         mean = (beta * next_alpha**0.5 / (1 - alpha)) * denoised + (
             (1 - next_alpha) * (1 - beta) ** 0.5 / (1 - alpha)
         ) * latents

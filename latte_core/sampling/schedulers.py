@@ -88,7 +88,7 @@ def _build(reference_name: str, settings: ScheduleSettings) -> Any:
             "Run: pip install diffusers. The samplers ddim and ddpm work without it."
         ) from error
     scheduler_class = getattr(module, f"{reference_name}Scheduler")
-    options = {
+    options: dict[str, Any] = {
         "num_train_timesteps": TRAIN_STEPS,
         "beta_start": settings.beta_start,
         "beta_end": settings.beta_end,
@@ -96,6 +96,10 @@ def _build(reference_name: str, settings: ScheduleSettings) -> Any:
         "timestep_spacing": settings.timestep_spacing,
         "steps_offset": settings.steps_offset,
         "lower_order_final": True,
+        "clip_sample": settings.clip_range is not None,
+        "clip_sample_range": settings.clip_range or 1.0,
     }
+    if settings.set_alpha_to_one is not None:
+        options["set_alpha_to_one"] = settings.set_alpha_to_one
     accepted = inspect.signature(scheduler_class.__init__).parameters
     return scheduler_class(**{key: value for key, value in options.items() if key in accepted})

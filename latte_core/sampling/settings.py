@@ -26,6 +26,9 @@ class ScheduleSettings:
         beta_schedule: `linear` in beta (Latte), or `scaled_linear`, linear in its square root.
         timestep_spacing: `leading` (980, 960, ... 0 for 50 steps), `linspace` or `trailing`.
         steps_offset: added to every timestep of `leading`.
+        clip_range: clamp predicted clean latents to [-range, range]; Latte does not clip.
+        set_alpha_to_one: whether the last step ends at clean latents (True) or at the first noise
+            level; None leaves it to the sampler, which is True for ddim and False for pndm.
 
     Raises:
         InvalidInputError: for a value that has no meaning.
@@ -38,6 +41,8 @@ class ScheduleSettings:
     beta_schedule: str = "linear"
     timestep_spacing: str = "leading"
     steps_offset: int = 0
+    clip_range: float | None = None
+    set_alpha_to_one: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -49,6 +54,11 @@ class ScheduleSettings:
         _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         _check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         check_integer("steps_offset", self.steps_offset, 0, 10)
+        if self.clip_range is not None and not 0 < self.clip_range < float("inf"):
+            raise InvalidInputError(
+                f"The scheduler config says clip_sample_range = {self.clip_range!r}, but it must "
+                "be above 0. Latte uses clip_sample = false."
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScheduleSettings:
@@ -62,14 +72,19 @@ class ScheduleSettings:
             ("num_train_timesteps", TRAIN_STEPS),
             ("trained_betas", None),
             ("rescale_betas_zero_snr", False),
+            ("thresholding", False),
         ):
             if values.get(key, expected) != expected:
                 raise InvalidInputError(
                     f"The scheduler config says {key} = {values[key]!r}, but Latte uses "
                     f"{expected!r}. This config belongs to another model."
                 )
-        known = ("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset")
-        return cls(**{key: values[key] for key in known if key in values})
+        known = (
+            *("beta_start", "beta_end", "beta_schedule", "timestep_spacing", "steps_offset"),
+            "set_alpha_to_one",
+        )
+        clip = values.get("clip_sample_range", 1.0) if values.get("clip_sample") else None
+        return cls(**{key: values[key] for key in known if key in values}, clip_range=clip)
 
     def alphas_cumprod(self) -> Tensor:
         """Return the (1000,) float64 products of 1 - beta, on the CPU."""

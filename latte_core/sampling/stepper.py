@@ -38,18 +38,21 @@ class AlphaTable:
 
     Args:
         values: 1000 products, decreasing.
+        final: what stands below timestep 0; 1 means clean latents.
     """
 
     values: tuple[float, ...]
+    final: float = 1.0
 
     @classmethod
-    def from_tensor(cls, alphas_cumprod: Tensor) -> AlphaTable:
-        """Read a (1000,) table."""
-        return cls(tuple(float(value) for value in alphas_cumprod))
+    def from_tensor(cls, alphas_cumprod: Tensor, *, ends_clean: bool = True) -> AlphaTable:
+        """Read a (1000,) table; the last step ends at 1, or at the table's first value."""
+        values = tuple(float(value) for value in alphas_cumprod)
+        return cls(values, 1.0 if ends_clean else values[0])
 
     def at(self, timestep: int) -> float:
-        """Return the product at a whole timestep; below 0 the latents are clean, so 1."""
-        return self.values[timestep] if timestep >= 0 else 1.0
+        """Return the product at a whole timestep; below 0 that of the end."""
+        return self.values[timestep] if timestep >= 0 else self.final
 
     def between(self, timestep: float) -> float:
         """Return the product at a fractional timestep, linear between whole ones."""
@@ -62,6 +65,11 @@ class AlphaTable:
 def noise_part(prediction: Tensor) -> Tensor:
     """Return the first four channels, the predicted noise; the rest are variance logits."""
     return prediction[:, :LATENT_CHANNELS]
+
+
+def clip(denoised: Tensor, limit: float | None) -> Tensor:
+    """Clamp predicted clean latents, if there is a limit."""
+    return denoised if limit is None else denoised.clamp(-limit, limit)
 
 
 def predict_denoised(model_input: Tensor, noise_pred: Tensor, alpha: float) -> Tensor:

@@ -297,6 +297,19 @@ def test_file_finds_its_companions_beside_or_around_it(folder: Path, tmp_path: P
     assert torch.equal(beside.latents, expected)
 
 
+def test_temporal_vae_in_the_folder_vae_is_found(
+    folder: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("vae"))
+    (other / "vae_temporal_decoder").rename(other / "vae")
+    (other / "transformer").rename(other / "transformer_v1")
+    opened = Pipeline.from_pretrained(other, device="cpu")
+    assert torch.equal(opened(PROMPT, **SMALL).frames, pipeline(PROMPT, **SMALL).frames)
+    with pytest.raises(CheckpointError, match="holds a temporal VAE"):
+        opened(PROMPT, **SMALL, vae="image")
+
+
 @pytest.mark.parametrize("name", ["nowhere", "starter2", ""])
 def test_model_that_does_not_exist_is_refused_with_what_to_give(name: str) -> None:
     with pytest.raises((InvalidInputError, CheckpointError)):

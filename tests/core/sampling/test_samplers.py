@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import diffusers
 import pytest
 import torch
@@ -214,6 +216,45 @@ def test_ddim_equals_diffusers(eta: float, spacing: str) -> None:
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("options", [{"clip_sample": True}, {"set_alpha_to_one": False}])
+def test_ddim_follows_the_options_of_a_scheduler_file(options: dict[str, bool]) -> None:
+    scheduler = diffusers.DDIMScheduler(**{**COMMON, **options})
+    noise = make_noise(SHAPE, 5)
+    expected = reference_run(scheduler, wavy_model(4), noise)
+    settings = ScheduleSettings.from_dict(dict(scheduler.config))
+    ours = sample(wavy_model(8), noise, num_steps=10, settings=settings)
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("DDPM", {"clip_sample": True}), ("Heun", {"clip_sample": True}), ("PNDM", {})],
+)
+def test_scheduler_file_of_ddim_builds_the_others_as_the_reference_does(
+    name: str, options: dict[str, bool]
+) -> None:
+    # as the file holds it: the note of which values were defaults is not written
+    written = json.loads(diffusers.DDIMScheduler(**{**COMMON, **options}).to_json_string())
+    full = {"Heun": "HeunDiscrete"}.get(name, name)
+    scheduler = getattr(diffusers, f"{full}Scheduler").from_config(written)
+    shape = (1, *SHAPE[1:])
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.randn(shape, generator=generator)
+    extra = {"generator": generator} if name == "DDPM" else {}
+    expected = reference_run(scheduler, wavy_model(4), noise, **extra)
+    ours = sample(
+        wavy_model(4),
+        noise,
+        sampler=full,
+        num_steps=10,
+        step_noise=make_step_noise(shape, 5, "reference"),
+        settings=ScheduleSettings.from_dict(written),
+    )
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize(("variance_type", "channels"), [("learned_range", 8), ("fixed_small", 4)])
 def test_ddpm_equals_diffusers(variance_type: str, channels: int) -> None:
     scheduler = diffusers.DDPMScheduler(
@@ -311,7 +352,13 @@ def test_scheduler_file_sets_spacing_and_betas() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"beta_start": 0.5, "beta_end": 0.1}, {"beta_schedule": "cosine"}, {"timestep_spacing": "x"}],
+    [
+        {"beta_start": 0.5, "beta_end": 0.1},
+        {"beta_schedule": "cosine"},
+        {"timestep_spacing": "x"},
+        {"clip_sample": True, "clip_sample_range": 0},
+        {"steps_offset": -1},
+    ],
 )
 def test_meaningless_schedule_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(InvalidInputError):
