@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from ..config import LEGACY_KEYS, LatteT2VConfig
 from ..errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
 from .folders import parse_table
-from .names import T2V_MARK, find_prefix
+from .names import T2V_MARK
 
 TEMPORAL_BLOCK = "temporal_transformer_blocks."
 SPATIAL_BLOCK = "transformer_blocks."
@@ -52,6 +52,17 @@ def detect_t2v(
     """
     if f"{prefix}{T2V_MARK}" not in shapes:
         return None
+    return config_of(shapes, metadata, config=config, prefix=prefix)
+
+
+def config_of(
+    shapes: Mapping[str, Shaped],
+    metadata: Mapping[str, str] | None,
+    *,
+    config: Mapping[str, Any] | LatteT2VConfig | None,
+    prefix: str = "",
+) -> LatteT2VConfig:
+    """Return the config of weights that are known to be a LatteT2V's; see `detect_t2v`."""
     first = first_dimensions(shapes, prefix)
     own = config_in(metadata) or {}
     if config is not None:
@@ -118,9 +129,9 @@ def head_sizes(values: Mapping[str, Any], hidden: int) -> tuple[object, object]:
     """Return heads and their width as stated, or completed from each other and the hidden size."""
     heads: object = values.get("num_attention_heads")
     width: object = values.get("attention_head_dim")
-    if heads is None:
+    if "num_attention_heads" not in values:
         heads = quotient(hidden, width) or RELEASED_HEADS
-    if width is None:
+    if "attention_head_dim" not in values:
         width = quotient(hidden, heads)
         if not width:
             raise WeightMismatchError(
@@ -183,8 +194,3 @@ def check_against_weights(
                 f"The config gives {name} {stated}, but the weights have {found}. "
                 "Use the config.json that came with these weights, or none."
             )
-
-
-def is_t2v(names: Mapping[str, object]) -> bool:
-    """Return whether `names` hold a LatteT2V behind known prefixes."""
-    return find_prefix(names, T2V_MARK) is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from .names import T2V_MARK, find_prefix
+from .names import COMPILED, T2V_MARK, find_prefix
 
 MODEL_NODE = "Latte Model Loader"
 TEXT_NODE = "Latte Text Encoder Loader"
@@ -77,8 +77,8 @@ class Names:
     """Names of one file, made quick to ask."""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.shapes = shapes
-        self.text = "\n" + "\n".join(shapes) + "\n"
+        self.shapes = {name.replace(COMPILED, ""): shape for name, shape in shapes.items()}
+        self.text = "\n" + "\n".join(self.shapes) + "\n"
 
     def holds(self, part: str) -> bool:
         """Return whether any name contains `part`."""

@@ -62,14 +62,14 @@ def shards_of(index: Path) -> list[Path]:
     table = read_json(index, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise damaged(index.name, "it maps no weights to files")
-    names = list(dict.fromkeys(cast("dict[str, object]", table).values()))
-    if len(names) > MAX_SHARDS:
-        raise damaged(index.name, f"it names {len(names)} files")
-    files: list[Path] = []
-    for name in names:
+    names: dict[str, None] = {}
+    for name in cast("dict[str, object]", table).values():
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or ":" in name:
             raise damaged(index.name, f"it names {shown(str(name))}, which is no file beside it")
-        files.append(index.with_name(name))
+        names[name] = None
+    if len(names) > MAX_SHARDS:
+        raise damaged(index.name, f"it names {len(names)} files")
+    files = [index.with_name(name) for name in names]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CorruptCheckpointError(

@@ -9,10 +9,10 @@ from math import prod
 from pathlib import Path
 
 from ..errors import CheckpointError, LatteError, UnknownArchitectureError
-from .detect import TEMPORAL_BLOCK, count_blocks, detect_t2v, is_t2v_config
+from .detect import TEMPORAL_BLOCK, config_of, count_blocks, is_t2v_config
 from .families import Family, advice_for, family_of, joined
 from .folders import CONFIG_NAME, read_json
-from .names import select_model
+from .names import Selection, select_model
 from .reader import read_header
 from .records import FileHeader, FileKind, IncompleteFileError, size_text
 from .sniff import file_size, kind_of, not_weights, open_weights, sniff
@@ -104,8 +104,9 @@ def identify_header(header: FileHeader) -> Identification:
     """Identify a file whose header has been read."""
     family = family_of({name: info.shape for name, info in header.tensors.items()})
     details = count_details(header)
-    if family is Family.LATTE_T2V:
-        details.update(t2v_details(header))
+    selection = select_model(header.tensors) if family is Family.LATTE_T2V else None
+    if selection is not None:
+        details.update(t2v_details(header, selection))
     sentence = f"This is {family.value}. {advice_for(family)}"
     if not header.is_whole:
         sentence = (
@@ -137,11 +138,8 @@ def count_details(header: FileHeader) -> dict[str, str | int]:
     return details
 
 
-def t2v_details(header: FileHeader) -> dict[str, str | int]:
-    """Return the settings of a LatteT2V; heads only if they are known."""
-    selection = select_model(header.tensors)
-    if selection is None:
-        return {}
+def t2v_details(header: FileHeader, selection: Selection) -> dict[str, str | int]:
+    """Return the settings of a LatteT2V, or why its config cannot be used."""
     shapes = {short: header.tensors[name] for short, name in selection.names.items()}
     is_averaged = selection.is_ema or "ema" in header.container
     details: dict[str, str | int] = {
@@ -151,14 +149,15 @@ def t2v_details(header: FileHeader) -> dict[str, str | int]:
     if selection.prefix:
         details["prefix"] = selection.prefix
     try:
-        config = detect_t2v(shapes, header.metadata, config=file_config(header))
+        config = config_of(shapes, header.metadata, config=file_config(header))
     except LatteError as error:
         return {**details, "config": str(error)}
-    if config is not None:
-        details["width"] = config.hidden_size
-        details["heads"] = config.num_attention_heads
-        details["patch"] = config.patch_size
-    return details
+    return {
+        **details,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "patch": config.patch_size,
+    }
 
 
 def file_config(header: FileHeader) -> Mapping[str, object] | None:

@@ -20,7 +20,7 @@ from .outline import (
     fill,
 )
 
-MAX_INSTRUCTIONS = 1_000_000
+MAX_INSTRUCTIONS = 600_000
 MARK = object()
 
 
@@ -44,13 +44,13 @@ class PickleReader:
                 if count > MAX_INSTRUCTIONS:
                     raise MalformedPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
                 self.step(opcode.name, argument)
+            self.outline.tree = self.pop()
         except (ValueError, OverflowError) as error:
             is_short = data.tell() >= len(data.getbuffer())
             kind = ShortPickleError if is_short else MalformedPickleError
             raise kind("an instruction that cannot be read") from error
         except (IndexError, KeyError, TypeError) as error:
             raise MalformedPickleError("instructions in an impossible order") from error
-        self.outline.tree = self.pop()
 
     def step(self, name: str, argument: object) -> None:
         """Follow one instruction."""

@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..model.latte_t2v import LatteT2V
 from .adapters import drop_derived
-from .detect import CONFIG_KEY, config_in, detect_t2v, is_t2v_config
+from .detect import CONFIG_KEY, config_in, config_of, is_t2v_config
 from .families import Family
 from .folders import CONFIG_NAME, config_beside
 from .identify import PIPELINE_NAME, identify_header, require_family
@@ -70,11 +70,6 @@ def load_transformer(
         )
     path = transformer_path(Path(path))
     header = read_header(path)
-    found = identify_header(header)
-    if found.family is not Family.LATTE_T2V:
-        raise UnknownArchitectureError(
-            f"{found.name} cannot be used as a text-to-video transformer. {found.sentence}"
-        )
     settled = settle_config(header, path, config)
     file = read_tensors(path, verified=verified)
     weights = weights_of(file)
@@ -95,11 +90,16 @@ def transformer_path(path: Path) -> Path:
 
 
 def chosen_names(header: FileHeader) -> Selection:
-    """Return the transformer's names inside a file."""
+    """Return the transformer's names inside a file.
+
+    Raises:
+        UnknownArchitectureError: if there is none, saying what the file is and what opens it.
+    """
     selection = select_model(header.tensors)
     if selection is None:
         raise UnknownArchitectureError(
-            f"{header.name} holds no text-to-video transformer. Choose Latte-1, or the starter."
+            f"{header.name} cannot be used as a text-to-video transformer. "
+            f"{identify_header(header).sentence}"
         )
     return selection
 
@@ -114,15 +114,13 @@ def settle_config(
     given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
     joined = None if beside is None and given is None else {**(beside or {}), **(given or {})}
     try:
-        settled = detect_t2v(shapes, header.metadata, config=joined)
+        settled = config_of(shapes, header.metadata, config=joined)
     except InvalidInputError as error:
         if beside is None or config is not None:
             raise
         raise CorruptCheckpointError(
             f"The {CONFIG_NAME} beside {header.name} cannot be used: {error}"
         ) from error
-    if settled is None:
-        raise UnknownArchitectureError(f"{header.name} holds no text-to-video transformer.")
     warn_about_guess(header, settled, joined)
     return settled
 

@@ -59,6 +59,8 @@ HARMLESS = frozenset(
         "collections.OrderedDict",
         "collections.Counter",
         "torch.Size",
+        "torch.Tensor",
+        "torch.nn.parameter.Buffer",
         "torch.device",
         "torch.serialization._get_layout",
         "torch.nn.parameter.Parameter",
@@ -182,8 +184,8 @@ def is_harmless(name: str) -> bool:
     """Return whether importing `name` is part of ordinary weights."""
     module, _, last = name.rpartition(".")
     if module == "torch":
-        is_dtype = isinstance(getattr(torch, last, None), torch.dtype)
-        if is_dtype or last in STORAGE_TYPES or last in QUANTISED_STORAGES:
+        is_type = isinstance(getattr(torch, last, None), (torch.dtype, torch.qscheme))
+        if is_type or last in STORAGE_TYPES or last in QUANTISED_STORAGES:
             return True
     return name in HARMLESS or (module == "torch._utils" and last in UNUSUAL_TENSORS)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 from ..errors import CorruptCheckpointError, UnsafeCheckpointError
 from .archive import ArchiveEntry, read_archive
@@ -49,7 +49,7 @@ def read_zip_header(path: Path, handle: BinaryIO) -> PickleHeader:
         raise damaged(name, f"its table of contents has {size_text(entry.num_bytes)}")
     handle.seek(entry.offset)
     outline = Outline()
-    follow(name, outline, BytesIO(handle.read(entry.num_bytes)), 1)
+    follow(name, outline, BytesIO(handle.read(entry.num_bytes)), 1, is_whole=True)
     for storage in outline.storages.values():
         found = entries.get(f"data/{storage.key}")
         if found is None or found.num_bytes != storage.num_bytes:
@@ -89,8 +89,13 @@ def read_legacy_header(path: Path, handle: BinaryIO) -> PickleHeader:
     return PickleHeader(header=header, outline=outline, entries={})
 
 
-def follow(name: str, outline: Outline, data: BytesIO, count: int) -> list[object]:
-    """Return the outlines of `count` pickles in a row; refuse imports before anything else."""
+def follow(
+    name: str, outline: Outline, data: BytesIO, count: int, *, is_whole: bool = False
+) -> list[object]:
+    """Return the outlines of `count` pickles in a row; refuse imports before anything else.
+
+    Pickles that end early are damage if `data` is known to be whole, else a cut-off file.
+    """
     reader = PickleReader(outline)
     trees: list[object] = []
     problem: MalformedPickleError | None = None
@@ -101,7 +106,7 @@ def follow(name: str, outline: Outline, data: BytesIO, count: int) -> list[objec
     except MalformedPickleError as error:
         problem = error
     refuse_imports(name, outline)
-    if isinstance(problem, ShortPickleError):
+    if isinstance(problem, ShortPickleError) and not is_whole:
         size = len(data.getbuffer())
         if size >= MAX_PICKLE_BYTES:
             raise damaged(name, f"its table of contents exceeds {size_text(size)}") from problem
@@ -124,7 +129,7 @@ def refuse_imports(name: str, outline: Outline) -> None:
     )
 
 
-def read_plain_pickle(path: Path, handle: BinaryIO) -> None:
+def read_plain_pickle(path: Path, handle: BinaryIO) -> NoReturn:
     """Refuse a pickle that PyTorch did not write, naming what it would import.
 
     Raises:

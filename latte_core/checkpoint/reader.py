@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -44,7 +45,15 @@ from .records import (
     size_text,
 )
 from .safetensors_header import LENGTH_BYTES, read_safetensors_header
-from .sniff import PROBE_BYTES, file_size, kind_of, not_weights, notice_renamed, open_weights
+from .sniff import (
+    PROBE_BYTES,
+    USUAL_SUFFIXES,
+    file_size,
+    kind_of,
+    not_weights,
+    notice_renamed,
+    open_weights,
+)
 
 log = logging.getLogger("latte")
 
@@ -108,7 +117,6 @@ def describe(path: Path, handle: BinaryIO) -> tuple[FileHeader, PickleHeader | N
         header = pickled.header
     elif kind is FileKind.PICKLE:
         read_plain_pickle(path, handle)
-        raise not_weights(path, kind, file_size(handle))
     else:
         raise not_weights(path, kind, file_size(handle))
     notice_renamed(path, kind)
@@ -204,11 +212,10 @@ def load_pickle(path: Path, pickled: PickleHeader) -> Mapping[str, object]:
     allowed = (
         torch.serialization.safe_globals([argparse.Namespace]) if has_namespace else nullcontext()
     )
-    is_zip = pickled.header.kind is FileKind.TORCH_ZIP
-    loaded: Any
     try:
-        with allowed:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with allowed, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's advice is not for our users
+            loaded = load_weights_only(path, is_zip=pickled.header.kind is FileKind.TORCH_ZIP)
         return enter(loaded, pickled.header.container)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} vanished while it was being read.") from error
@@ -224,6 +231,17 @@ def load_pickle(path: Path, pickled: PickleHeader) -> Mapping[str, object]:
         AssertionError,
     ) as error:
         raise damaged(path.name, "its tensors cannot be read as its contents describe") from error
+
+
+def load_weights_only(path: Path, *, is_zip: bool) -> object:
+    """Call torch, mapping a zip file; a name that torch takes for another format is not shown."""
+    loaded: Any
+    if is_zip and path.suffix in USUAL_SUFFIXES[FileKind.TORCH_ZIP]:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    else:
+        with path.open("rb") as handle:
+            loaded = torch.load(handle, map_location="cpu", weights_only=True)
+    return loaded
 
 
 def check_tensors(

@@ -102,11 +102,12 @@ class IncompleteFileError(CorruptCheckpointError):
 def size_text(num_bytes: int) -> str:
     """Return a size as people write it: 14 kB, 4.2 GB."""
     value = float(num_bytes)
-    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
-        if value < 1000 or unit == "PB":
-            break
+    units = ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    while value >= 1000 and len(units) > 1:
         value /= 1000
-    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+        del units[0]
+    digits = 0 if units[0] == "bytes" or value >= 100 else 1
+    return f"{value:.{digits}f} {units[0]}"
 
 
 def shown(name: str) -> str:
