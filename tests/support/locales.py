@@ -43,7 +43,8 @@ def outputs(node: Any) -> dict[str, Any]:
     """Return name and tooltip of every output, by its number."""
     pairs = zip(node.RETURN_NAMES, node.OUTPUT_TOOLTIPS, strict=True)
     return {
-        str(index): {"name": name, "tooltip": tooltip} for index, (name, tooltip) in enumerate(pairs)
+        str(index): {"name": name, "tooltip": tooltip}
+        for index, (name, tooltip) in enumerate(pairs)
     }
 
 
