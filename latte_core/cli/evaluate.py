@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import InvalidInputError
 from ..files import atomic_write
 from ..pipeline import Pipeline
+from ..training.starter import add_scores
 from ..training.starter_scores import Scores, score_starter, total_clips
 from .command import Command
 from .options import load_tqdm
@@ -40,6 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="sampling steps (default: the model's own)")
     add("--guidance", type=float, help="guidance scale (default: the model's own)")
     add("--json", metavar="FILE", help="also write the scores to this file")
+    add("--card", action="store_true", help="also write them into card.json of a model's folder")
 
 
 class ClipMaker:
@@ -79,8 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         make_clips = ClipMaker(pipeline, steps, best.sampler)
         scores = score_starter(make_clips, scale, num_seeds=arguments.seeds, report=bar.update)
     print_scores(scores, steps, scale)
+    values = {**scores.to_dict(), "num_steps": steps, "guidance_scale": scale}
+    if arguments.card:
+        add_scores(Path(arguments.model), values)
     if arguments.json is not None:
-        values = {**scores.to_dict(), "num_steps": steps, "guidance_scale": scale}
         with atomic_write(Path(arguments.json)) as partial:
             partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import platform
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +18,32 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checkpoint.writer import write_safetensors
 from .starter_text import build_text_encoder, write_tokenizer
-from .starter_transformer import STARTER_CONFIG, StarterTrainer
+from .starter_transformer import BATCH_SIZE, POOL_SIZE, STARTER_CONFIG, StarterTrainer
 from .starter_vae import normalize_latents, train_image_vae, train_temporal_vae
 
 logger = logging.getLogger("latte")
 
 IMAGE_VAE_STEPS = 1600
 TEMPORAL_VAE_STEPS = 300
-TRANSFORMER_STEPS = 5500
+TRANSFORMER_STEPS = 3600
 TRANSFORMER_RATE = 1e-3
 
+CARD: dict[str, object] = {
+    "name": "Latte starter",
+    "license": "Apache-2.0",
+    "num_steps": 20,
+    "guidance_scale": 4.0,
+    "sampler": "ddim",
+    "num_frames": 16,
+    "height": 64,
+    "width": 64,
+    "fps": 8,
+    "prompts": "a {red|green|blue|yellow|purple|white} {circle|square|triangle} "
+    "{moving left|moving right|moving up|moving down|standing still}",
+    "data": "Clips drawn by latte_core/training/drawing.py: one object of 14 to 22 pixels on a "
+    "plain dark background, travelling 20 to 36 pixels in 16 frames at 64 x 64, captioned in "
+    "several wordings. No picture or text of anybody else was used.",
+}
 SCHEDULER_CONFIG: dict[str, object] = {
     "_class_name": "DDIMScheduler",
     "num_train_timesteps": 1000,
@@ -106,6 +126,22 @@ def write_digests(folder: Path) -> None:
     write_json(folder / "digests.json", digests)
 
 
+def write_card(folder: Path, recipe: Mapping[str, object]) -> None:
+    """Write card.json: what the starter is, how to run it, and how it was made."""
+    machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
+    versions = f"python {platform.python_version()}, torch {torch.__version__}"
+    made = {"version": __version__, "machine": machine, "software": versions, **recipe}
+    write_json(folder / "card.json", {**CARD, "recipe": made})
+
+
+def add_scores(folder: Path, scores: Mapping[str, float]) -> None:
+    """Put measured scores into card.json and bring digests.json up to date."""
+    path = folder / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**card, "scores": dict(scores)})
+    write_digests(folder)
+
+
 def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float = 1.0) -> None:
     """Train all parts, each resumable in `work`, and write the starter into `folder`.
 
@@ -117,6 +153,7 @@ def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float
     """
     counts = (IMAGE_VAE_STEPS, TEMPORAL_VAE_STEPS, TRANSFORMER_STEPS)
     image_steps, temporal_steps, steps = (max(int(n * steps_scale), 1) for n in counts)
+    began = time.monotonic()
     logger.info("latte %s: training the starter into %s", __version__, folder.name)
     image_vae = train_image_vae(work, image_steps, seed=seed)
     normalize_latents(image_vae, seed=seed)
@@ -126,7 +163,24 @@ def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float
     tokenizer = write_tokenizer(folder / "tokenizer")
     torch.manual_seed(seed)
     encoder = build_text_encoder(tokenizer)
-    trainer = StarterTrainer(image_vae, tokenizer, encoder, seed=seed, peak_rate=TRANSFORMER_RATE)
+    trainer = StarterTrainer(
+        image_vae,
+        tokenizer,
+        encoder,
+        seed=seed,
+        peak_rate=TRANSFORMER_RATE,
+        pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), BATCH_SIZE),
+    )
     trainer.run(work / "transformer.pt", steps)
     write_networks(folder, trainer)
+    recipe: dict[str, object] = {
+        "command": f"python -m latte_core train-starter FOLDER --seed {seed}",
+        "seed": seed,
+        "image_vae_steps": image_steps,
+        "temporal_vae_steps": temporal_steps,
+        "transformer_steps": steps,
+        "batch_size": BATCH_SIZE,
+        "minutes_of_this_run": round((time.monotonic() - began) / 60),
+    }
+    write_card(folder, recipe)
     write_digests(folder)

@@ -50,7 +50,7 @@ NUM_TIMESTEPS = 1000
 class ClipPool:
     """Captioned latents that training draws from; the oldest clips are replaced as it goes."""
 
-    latents: Tensor  # POOL 4 F h w
+    latents: Tensor  # N 4 F h w
     captions: list[str]
     drawn: int  # clips drawn since the start
 
@@ -74,21 +74,21 @@ def make_captioned_latents(vae: Any, first: int, count: int, seed: int) -> tuple
     return encode_clips(vae, draw_clips(specs, CLIP_FRAMES)), captions
 
 
-def make_pool(vae: Any, seed: int) -> ClipPool:
-    """Fill a pool with the first clips of the data set."""
+def make_pool(vae: Any, size: int, seed: int) -> ClipPool:
+    """Fill a pool with the first `size` clips of the data set."""
     latents, captions = [], []
-    for first in range(0, POOL_SIZE, 8):
-        part, texts = make_captioned_latents(vae, first, 8, seed)
+    for first in range(0, size, 8):
+        part, texts = make_captioned_latents(vae, first, min(8, size - first), seed)
         latents.append(part)
         captions.extend(texts)
-    return ClipPool(latents=torch.cat(latents), captions=captions, drawn=POOL_SIZE)
+    return ClipPool(latents=torch.cat(latents), captions=captions, drawn=size)
 
 
 def refresh_pool(pool: ClipPool, vae: Any, seed: int) -> None:
     """Replace the oldest clips by new ones."""
     fresh, captions = make_captioned_latents(vae, pool.drawn, FRESH_CLIPS, seed)
     for offset in range(FRESH_CLIPS):
-        slot = (pool.drawn + offset) % POOL_SIZE
+        slot = (pool.drawn + offset) % len(pool.captions)
         pool.latents[slot] = fresh[offset]
         pool.captions[slot] = captions[offset]
     pool.drawn += FRESH_CLIPS
@@ -101,7 +101,7 @@ def alphas_cumprod() -> Tensor:
 
 
 def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """Draw (B,) timesteps, one from each of B equal parts of 0 .. 999: uniform with less scatter."""
+    """Draw (B,) timesteps, one from each of B equal parts of 0 .. 999."""
     place = torch.arange(count) + torch.rand(count, generator=generator)
     return (place * (NUM_TIMESTEPS / count)).long().clamp(max=NUM_TIMESTEPS - 1)
 
@@ -154,9 +154,17 @@ class StarterTrainer:
     """Holds the state of one training run: networks, their averages, optimizer, data and step."""
 
     def __init__(
-        self, vae: Any, tokenizer: Any, text_encoder: nn.Module, *, seed: int, peak_rate: float
+        self,
+        vae: Any,
+        tokenizer: Any,
+        text_encoder: nn.Module,
+        *,
+        seed: int,
+        peak_rate: float,
+        pool_size: int = POOL_SIZE,
     ) -> None:
         torch.manual_seed(seed)
+        self.pool_size = pool_size
         self.seed = seed
         self.peak_rate = peak_rate
         self.vae = vae.eval()
@@ -187,10 +195,10 @@ class StarterTrainer:
     def train_step(self, rate: float) -> float:
         """Take one optimizer step at the given learning rate and return the loss."""
         if self.pool is None:
-            self.pool = make_pool(self.vae, self.seed)
+            self.pool = make_pool(self.vae, self.pool_size, self.seed)
         rng = random.Random(f"{self.seed}-step-{self.step}")
         refresh_pool(self.pool, self.vae, self.seed)
-        chosen = [rng.randrange(POOL_SIZE) for _ in range(BATCH_SIZE)]
+        chosen = [rng.randrange(self.pool_size) for _ in range(BATCH_SIZE)]
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.loss(self.pool.latents[chosen], [self.pool.captions[k] for k in chosen], rng)
