@@ -1,0 +1,119 @@
+"""Node ids, inputs, types, defaults and their order are frozen: saved workflows depend on them.
+
+To change one on purpose, edit tests/data/nodes.json in the same commit. New inputs go to the end.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from latte_test_support.pack import load_pack
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDED = json.loads((ROOT / "tests" / "data" / "nodes.json").read_text(encoding="utf-8"))
+KEPT_OPTIONS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate")
+NODES = load_pack().NODE_CLASS_MAPPINGS
+NAMES = load_pack().NODE_DISPLAY_NAME_MAPPINGS
+COMFY_TYPES = {"MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "SIGMAS", "NOISE", "IMAGE"}
+
+
+def describe_input(definition: Any) -> dict[str, Any]:
+    """Return the type and the options that saved workflows depend on."""
+    kind, options = definition
+    kept = {key: options[key] for key in KEPT_OPTIONS if key in options}
+    return {"type": kind, **kept}
+
+
+def describe(node: Any) -> dict[str, Any]:
+    """Return what is frozen of a node; lists of inputs, because order counts."""
+    groups = node.INPUT_TYPES()
+    return {
+        "inputs": [
+            {"name": name, "group": group, **describe_input(definition)}
+            for group, definitions in groups.items()
+            for name, definition in definitions.items()
+        ],
+        "outputs": list(node.RETURN_TYPES),
+        "output_names": list(node.RETURN_NAMES),
+        "display_name": NAMES[next(key for key, value in NODES.items() if value is node)],
+        "category": node.CATEGORY,
+    }
+
+
+def test_the_recorded_nodes_are_exactly_the_nodes() -> None:
+    assert list(NODES) == list(RECORDED)
+    assert list(NAMES) == list(RECORDED)
+
+
+@pytest.mark.parametrize("node_id", list(RECORDED))
+def test_signature_is_as_recorded(node_id: str) -> None:
+    assert json.loads(json.dumps(describe(NODES[node_id]))) == RECORDED[node_id]
+
+
+@pytest.mark.parametrize("node_id", list(RECORDED))
+def test_everything_a_person_reads_is_there(node_id: str) -> None:
+    node = NODES[node_id]
+    definitions = [item for group in node.INPUT_TYPES().values() for item in group.items()]
+    assert len(node.DESCRIPTION) > 40
+    assert node.CATEGORY.startswith("Latte/")
+    assert len(node.SEARCH_ALIASES) >= 3
+    assert len(node.OUTPUT_TOOLTIPS) == len(node.RETURN_TYPES) == len(node.RETURN_NAMES)
+    for name, (_, options) in definitions:
+        assert len(options["tooltip"]) > 10, name
+
+
+@pytest.mark.parametrize("node_id", list(RECORDED))
+def test_function_takes_the_inputs_by_name(node_id: str) -> None:
+    node = NODES[node_id]
+    function = getattr(node, node.FUNCTION)
+    names = [name for group in node.INPUT_TYPES().values() for name in group]
+    assert list(function.__code__.co_varnames[1 : function.__code__.co_argcount]) == names
+
+
+@pytest.mark.parametrize("node_id", list(RECORDED))
+def test_numbers_have_a_range_and_ids_a_prefix(node_id: str) -> None:
+    assert node_id.startswith("Latte")
+    for group in NODES[node_id].INPUT_TYPES().values():
+        for name, (kind, options) in group.items():
+            if kind in ("INT", "FLOAT"):
+                assert options["min"] <= options["default"] <= options["max"], name
+            if isinstance(kind, str):
+                assert kind in COMFY_TYPES | {"INT", "FLOAT", "STRING", "BOOLEAN"}, name
+
+
+def test_validation_of_comfyui_is_never_switched_off() -> None:
+    assert not [name for name, node in NODES.items() if hasattr(node, "VALIDATE_INPUTS")]
+
+
+def test_a_scanner_can_read_the_mappings_from_the_source() -> None:
+    tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
+    found = {
+        target.id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    classes = found["NODE_CLASS_MAPPINGS"]
+    assert [ast.literal_eval(key) for key in classes.keys] == list(RECORDED)
+    assert ast.literal_eval(found["NODE_DISPLAY_NAME_MAPPINGS"]) == NAMES
+
+
+def test_no_text_input_is_used_as_a_path() -> None:
+    texts = {
+        (node_id, name)
+        for node_id, node in NODES.items()
+        for group in node.INPUT_TYPES().values()
+        for name, (kind, _) in group.items()
+        if kind == "STRING"
+    }
+    assert texts == {("LatteTextEncode", "prompt"), ("LatteTextEncode", "negative_prompt")}
+
+
+def test_no_web_route_is_registered() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "nodes").rglob("*.py")]
+    assert not [text for text in sources if "PromptServer" in text or "routes." in text]
