@@ -54,7 +54,8 @@ class VaeConfig:
         layers_per_block: residual blocks of an encoder level; a decoder level has one more.
         norm_num_groups: of every group norm; the temporal VAE always has 32.
         scaling_factor: latents = VAE output * scaling_factor.
-        use_quant_conv, use_post_quant_conv: 1 x 1 convolutions of the image VAE.
+        use_quant_conv, use_post_quant_conv: 1 x 1 convolutions of the image VAE; say nothing about
+            the temporal one.
 
     Raises:
         InvalidInputError: for a value out of range.
@@ -184,8 +185,8 @@ class VaeConfig:
             is_temporal=is_temporal,
             block_out_channels=tuple(reversed(widths)),
             layers_per_block=layers - 1,
-            use_quant_conv="quant_conv.weight" in tensors,
-            use_post_quant_conv="post_quant_conv.weight" in tensors,
+            use_quant_conv=is_temporal or "quant_conv.weight" in tensors,
+            use_post_quant_conv=is_temporal or "post_quant_conv.weight" in tensors,
         )
 
 

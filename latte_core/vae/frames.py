@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError, NonFiniteError
 from ..parts import TensorReader, read_json
@@ -352,11 +352,11 @@ class VideoVAE:
     @contextmanager
     def _as_float32(self) -> Generator[None]:
         dtype = self.dtype
-        self.module.to(torch.float32)
+        nn.Module.to(self.module, torch.float32)  # diffusers' own `to` warns
         try:
             yield
         finally:
-            self.module.to(dtype)  # exact: every half-precision number is a float32
+            nn.Module.to(self.module, dtype)  # exact: every half-precision number is a float32
 
     def _weight(self) -> Tensor:
         weight: Tensor = self.module.decoder.conv_in.weight
