@@ -122,7 +122,7 @@ def test_r50_killed_writer_never_leaves_half_a_video(tmp_path: Path) -> None:
     script = WRITER.format(
         init=str(package / "__init__.py"), folder=str(package), target=str(target)
     )
-    for attempt in range(4):
+    for attempt in range(3):
         process = subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True
         )

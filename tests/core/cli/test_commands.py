@@ -18,6 +18,7 @@ from latte_test_support.tiny_pipeline import write_tiny_latte
 
 from latte_core.checkpoint import load_transformer
 from latte_core.cli import sample as sample_module
+from latte_core.cli.command import Command
 from latte_core.cli.main import COMMANDS, main, make_parser
 from latte_core.errors import LatteError
 from latte_core.pipeline import Pipeline
@@ -315,14 +316,12 @@ def test_help_of_every_command_shows_an_example(
     assert f"python -m latte_core {command} " in shown
 
 
-def test_every_example_in_the_help_is_understood() -> None:
-    parser = make_parser()
-    for entry in COMMANDS:
-        joined = entry.examples.replace("\\\n", " ")
-        lines = [line.strip() for line in joined.splitlines() if "python -m latte_core" in line]
-        assert lines
-        for line in lines:
-            assert parser.parse_args(shlex.split(line)[3:]).run is entry.run
+@pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
+def test_every_example_in_the_help_is_understood(entry: Command) -> None:
+    joined = entry.examples.replace("\\\n", " ")
+    lines = [line.strip() for line in joined.splitlines() if "python -m latte_core" in line]
+    understood = [make_parser().parse_args(shlex.split(line)[3:]).run for line in lines]
+    assert entry.run in understood
 
 
 def test_module_runs_as_a_program(folder: Path, tmp_path: Path) -> None:
