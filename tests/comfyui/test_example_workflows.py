@@ -1,0 +1,121 @@
+"""Every example workflow that needs no download runs in the real ComfyUI and ends in a video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from latte_test_support import api_format, comfy_server
+
+from latte_core.video.reader import read_video
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "example_workflows"
+STARTER = ROOT / "latte_core" / "assets" / "starter"
+RECORDED = json.loads((ROOT / "tests" / "data" / "example_nodes.json").read_text(encoding="utf-8"))
+CHECKOUTS = comfy_server.checkouts()
+# file name -> (width and height of its video, beginning of the file it writes)
+RUNNABLE = {
+    "text_to_video": (256, "video/Latte"),
+    "text_to_video_stock_nodes": (64, "video/Latte_stock"),
+    "text_to_video_upscale_combine": (256, "Latte_x4"),
+}
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.skipif(not CHECKOUTS, reason=comfy_server.NONE_FOUND),
+    pytest.mark.skipif(not STARTER.is_dir(), reason="latte_core/assets/starter is not there"),
+]
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return an example workflow."""
+    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module", params=CHECKOUTS, ids=lambda path: path.name)
+def checkout(request: pytest.FixtureRequest) -> Path:
+    """A ComfyUI checkout."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[comfy_server.ComfyServer]:
+    """A ComfyUI with this pack, running for the tests of this file."""
+    running = comfy_server.start(checkout, tmp_path_factory.mktemp("comfy") / "base")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def object_info(server: comfy_server.ComfyServer) -> dict[str, Any]:
+    """What the running ComfyUI says about its nodes."""
+    return server.get("/object_info")
+
+
+def written_file(server: comfy_server.ComfyServer, history: dict[str, Any]) -> Path:
+    """Return the one video that a run reports."""
+    files = [
+        entry
+        for output in history["outputs"].values()
+        for entries in output.values()
+        for entry in entries
+        if isinstance(entry, dict) and str(entry.get("filename", "")).endswith(".mp4")
+    ]
+    assert len(files) == 1, history["outputs"]
+    return server.base / "output" / files[0]["subfolder"] / files[0]["filename"]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_example_ends_in_a_video_of_the_right_size_count_and_rate(
+    name: str,
+    checkout: Path,
+    server: comfy_server.ComfyServer,
+    object_info: dict[str, Any],
+) -> None:
+    if "combine" in name and not comfy_server.has_vhs(checkout):
+        pytest.skip(f"{checkout.name} has no VideoHelperSuite")
+    size, prefix = RUNNABLE[name]
+    card = json.loads((STARTER / "card.json").read_text(encoding="utf-8"))
+
+    path = written_file(server, server.run(api_format.to_api(load(name), object_info)))
+
+    video = read_video(path)
+    assert video.frames.shape == (card["num_frames"], size, size, 3)
+    assert video.fps == card["fps"]
+    assert path.relative_to(server.base / "output").as_posix().startswith(prefix)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))
+def test_example_uses_only_nodes_that_the_running_comfyui_has(
+    name: str, object_info: dict[str, Any]
+) -> None:
+    used = {node["type"] for node in load(name)["nodes"]} - {"MarkdownNote"}
+    if "VHS_VideoCombine" not in object_info:
+        used.discard("VHS_VideoCombine")
+    assert used <= object_info.keys()
+
+
+@pytest.mark.parametrize("node", RECORDED)
+def test_recorded_signature_is_where_the_running_one_begins(
+    node: str, object_info: dict[str, Any]
+) -> None:
+    if node not in object_info and node.startswith("VHS_"):
+        pytest.skip("VideoHelperSuite is not installed")
+    running = api_format.signature_of(object_info[node])
+    recorded = RECORDED[node]
+    assert running["inputs"] == recorded["inputs"]
+    assert running["widgets"][: len(recorded["widgets"])] == recorded["widgets"]
+    assert running["outputs"][: len(recorded["outputs"])] == recorded["outputs"]
+
+
+def test_examples_are_offered_as_templates_with_their_pictures(
+    server: comfy_server.ComfyServer,
+) -> None:
+    offered = server.get("/workflow_templates")["latte-video"]
+    assert set(offered) == {path.stem for path in EXAMPLES.glob("*.json")}

@@ -1,0 +1,91 @@
+"""Make the pictures that ComfyUI's template browser shows for the example workflows.
+
+Run it from the folder of the pack, where the starter is:
+
+    python -m tests.support.thumbnails [--latte1 SCREENSHOT]
+
+A clip becomes four of its frames, made with the prompt, seed and settings of the example itself.
+The page asks for NAME.jpg and nothing else, so that an animation cannot be shown there. Latte-1
+itself is too large to run for a picture: its example shows its graph, cut from the screenshot
+that tests/comfyui/test_front_end.py leaves as text_to_video_latte1_start.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from latte_core import Pipeline
+
+from .examples import FOLDER
+
+CLIPS = ("text_to_video", "text_to_video_stock_nodes", "text_to_video_upscale_combine")
+GRAPH = "text_to_video_latte1"
+SIDE = 512
+BORDER = 4
+WIDE = (640, 360)
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return prompt, seed, steps, guidance and size from an example's widgets."""
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    values: dict[str, list[Any]] = {}
+    for node in workflow["nodes"]:
+        values.setdefault(node["type"], node["widgets_values"])
+    encode = values.get("LatteTextEncode") or values["CLIPTextEncode"]
+    sampler = values.get("LatteSampler") or values["KSampler"]
+    width, height, frames = values.get("LatteEmptyLatent") or values["EmptyLatentImage"]
+    return {
+        "prompt": encode[0],
+        "seed": sampler[0],
+        "num_steps": sampler[2],
+        "guidance_scale": sampler[3],
+        "width": width,
+        "height": height,
+        "num_frames": frames,
+    }
+
+
+def sheet(frames: Tensor) -> Image.Image:
+    """Return four frames of a clip, first to last, in two rows."""
+    chosen = torch.linspace(0, len(frames) - 1, 4).round().long()
+    cell = SIDE // 2 - BORDER
+    canvas = Image.new("RGB", (SIDE, SIDE), "#555555")
+    for place, index in enumerate(chosen.tolist()):
+        pixels = (frames[index].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        picture = Image.fromarray(pixels).resize((cell, cell), Image.Resampling.LANCZOS)
+        row, column = divmod(place, 2)
+        half = BORDER // 2
+        canvas.paste(picture, (half + column * SIDE // 2, half + row * SIDE // 2))
+    return canvas
+
+
+def save(name: str, picture: Image.Image) -> None:
+    """Write the picture of an example."""
+    picture.convert("RGB").save(FOLDER / f"{name}.jpg", quality=90, optimize=True)
+
+
+def main() -> None:
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--latte1", type=Path, help="screenshot of the Latte-1 example, 16:9")
+    parser.add_argument("--starter", default="starter", help="another folder than the starter's")
+    options = parser.parse_args()
+    pipeline = Pipeline.from_pretrained(options.starter)
+    for name in CLIPS:
+        result = pipeline(**settings_of(name))
+        assert result.frames is not None
+        save(name, sheet(result.frames))
+    if options.latte1 is not None:
+        with Image.open(options.latte1) as screenshot:
+            save(GRAPH, screenshot.resize(WIDE, Image.Resampling.LANCZOS))
+
+
+if __name__ == "__main__":
+    main()
