@@ -16,7 +16,7 @@ from .detect import CONFIG_KEY
 from .families import Family, joined
 from .folders import read_json
 from .identify import identify, identify_header
-from .loader import settle_config, weights_of
+from .loader import saved_config, settle_config, weights_of
 from .lora import native_lora
 from .names import select_model
 from .quantized import dequantize
@@ -193,7 +193,7 @@ def kept_metadata(file: TensorFile) -> dict[str, str]:
 
 def convert_transformer(source: Path, file: TensorFile) -> Converted:
     """Give a text-to-video transformer its released names and its config."""
-    config = settle_config(file.header, source, None)
+    config = settle_config(file.header, source, None, own=saved_config(file))
     metadata = {**kept_metadata(file), CONFIG_KEY: json.dumps(config.to_dict())}
     return Converted(tensors=weights_of(file), metadata=metadata)
 

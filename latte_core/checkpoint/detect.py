@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from math import isqrt
 from typing import Any, Protocol, cast
 
+import torch
+from torch import Tensor
+
 from ..config import LEGACY_KEYS, LatteT2VConfig
 from ..errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
-from .folders import parse_table
-from .names import T2V_MARK
+from .folders import MAX_CONFIG_BYTES, parse_table
+from .names import CONFIG_TENSOR, T2V_MARK
+from .records import damaged
 
 TEMPORAL_BLOCK = "temporal_transformer_blocks."
 SPATIAL_BLOCK = "transformer_blocks."
@@ -98,6 +102,25 @@ def config_in(metadata: Mapping[str, str] | None) -> Mapping[str, Any] | None:
     table = parse_table("The config in the file", text)
     part = table.get("transformer", table)
     return cast("Mapping[str, Any]", part) if isinstance(part, dict) else table
+
+
+def config_in_tensor(tensor: Tensor) -> Mapping[str, Any]:
+    """Return the config that the tensor `latte_config` of a saved ComfyUI model holds.
+
+    Raises:
+        CorruptCheckpointError: if it holds none.
+    """
+    values = tensor.reshape(-1)[: MAX_CONFIG_BYTES + 1]
+    name = f"The tensor {CONFIG_TENSOR}"
+    if values.dtype != torch.uint8 or values.numel() > MAX_CONFIG_BYTES:
+        raise damaged(name, "it does not hold the bytes of a config")
+    numbers: list[int] = values.tolist()  # pyright: ignore[reportUnknownMemberType]
+    return parse_table(name, bytes(numbers))
+
+
+def states_heads(stated: Mapping[str, Any]) -> bool:
+    """Return whether a config tells the head count, which weights do not show."""
+    return "num_attention_heads" in stated or "attention_head_dim" in stated
 
 
 def is_t2v_config(values: Mapping[str, Any]) -> bool:

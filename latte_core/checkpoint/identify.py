@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
+from ..config import LatteT2VConfig
 from ..errors import CheckpointError, LatteError, UnknownArchitectureError
-from .detect import TEMPORAL_BLOCK, config_of, count_blocks, is_t2v_config
+from .detect import (
+    TEMPORAL_BLOCK,
+    config_in,
+    config_of,
+    count_blocks,
+    is_t2v_config,
+    states_heads,
+)
 from .families import Family, advice_for, family_of, joined
 from .folders import CONFIG_NAME, read_json
 from .names import Selection, select_model
@@ -149,15 +157,14 @@ def t2v_details(header: FileHeader, selection: Selection) -> dict[str, str | int
     if selection.prefix:
         details["prefix"] = selection.prefix
     try:
-        config = config_of(shapes, header.metadata, config=file_config(header))
+        stated = {**(config_in(header.metadata) or {}), **(file_config(header) or {})}
+        config = config_of(shapes, header.metadata, config=stated)
     except LatteError as error:
         return {**details, "config": str(error)}
-    return {
-        **details,
-        "width": config.hidden_size,
-        "heads": config.num_attention_heads,
-        "patch": config.patch_size,
-    }
+    details.update({"width": config.hidden_size, "patch": config.patch_size})
+    if states_heads(stated) or config.hidden_size == LatteT2VConfig().hidden_size:
+        details["heads"] = config.num_attention_heads
+    return details
 
 
 def file_config(header: FileHeader) -> Mapping[str, object] | None:

@@ -20,11 +20,18 @@ from ..errors import (
 )
 from ..model.latte_t2v import LatteT2V
 from .adapters import drop_derived
-from .detect import CONFIG_KEY, config_in, config_of, is_t2v_config
+from .detect import (
+    CONFIG_KEY,
+    config_in,
+    config_in_tensor,
+    config_of,
+    is_t2v_config,
+    states_heads,
+)
 from .families import Family
 from .folders import CONFIG_NAME, config_beside
 from .identify import PIPELINE_NAME, identify_header, require_family
-from .names import Selection, select_model
+from .names import CONFIG_TENSOR, Selection, select_model
 from .quantized import dequantize
 from .reader import VerifiedFiles, read_header, read_tensors
 from .records import FileHeader, TensorFile, shown
@@ -70,8 +77,10 @@ def load_transformer(
         )
     path = transformer_path(Path(path))
     header = read_header(path)
-    settled = settle_config(header, path, config)
+    saved = CONFIG_TENSOR in chosen_names(header).names
+    early = None if saved else settle_config(header, path, config)
     file = read_tensors(path, verified=verified)
+    settled = early or settle_config(header, path, config, own=saved_config(file))
     weights = weights_of(file)
     chosen = dtype or common_type(file.name, weights)
     return build(file.name, settled, weights, chosen, torch.device(device), operations)
@@ -104,13 +113,37 @@ def chosen_names(header: FileHeader) -> Selection:
     return selection
 
 
+def saved_config(file: TensorFile) -> Mapping[str, Any] | None:
+    """Return the config that ComfyUI's "Save Model" kept among the tensors, or None."""
+    name = chosen_names(file.header).names.get(CONFIG_TENSOR)
+    return None if name is None else config_in_tensor(file.tensors[name])
+
+
 def settle_config(
-    header: FileHeader, path: Path, config: Mapping[str, Any] | LatteT2VConfig | None
+    header: FileHeader,
+    path: Path,
+    config: Mapping[str, Any] | LatteT2VConfig | None,
+    *,
+    own: Mapping[str, Any] | None = None,
 ) -> LatteT2VConfig:
-    """Return the config: the caller's over the file's own, or over the config.json beside."""
+    """Return the config: the caller's over the file's own, or over the config.json beside.
+
+    Args:
+        own: config found among the tensors.
+
+    Raises:
+        InvalidInputError: if the caller's `config` cannot be used.
+        CheckpointError: if the file's, or the one beside it, cannot.
+    """
     selection = chosen_names(header)
-    shapes = {short: header.tensors[name] for short, name in selection.names.items()}
-    beside = None if CONFIG_KEY in header.metadata else usable_config(path)
+    shapes = {
+        short: header.tensors[name]
+        for short, name in selection.names.items()
+        if short != CONFIG_TENSOR
+    }
+    beside = own
+    if beside is None and CONFIG_KEY not in header.metadata:
+        beside = usable_config(path)
     given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
     joined = None if beside is None and given is None else {**(beside or {}), **(given or {})}
     try:
@@ -118,26 +151,17 @@ def settle_config(
     except InvalidInputError as error:
         if beside is None or config is not None:
             raise
-        raise CorruptCheckpointError(
-            f"The {CONFIG_NAME} beside {header.name} cannot be used: {error}"
-        ) from error
-    warn_about_guess(header, settled, joined)
-    return settled
-
-
-def warn_about_guess(
-    header: FileHeader, settled: LatteT2VConfig, stated: Mapping[str, Any] | None
-) -> None:
-    """Log that the head count, which weights do not show, was assumed for a width not released."""
-    known = {**(config_in(header.metadata) or {}), **(stated or {})}
-    is_known = "num_attention_heads" in known or "attention_head_dim" in known
-    if not is_known and settled.hidden_size != RELEASED.hidden_size:
+        place = f"in {header.name}" if own is not None else f"beside {header.name}"
+        raise CorruptCheckpointError(f"The config {place} cannot be used: {error}") from error
+    stated = {**(config_in(header.metadata) or {}), **(joined or {})}
+    if not states_heads(stated) and settled.hidden_size != RELEASED.hidden_size:
         log.warning(
             "%s does not say how many attention heads it has; %d are assumed. "
             "If the result is wrong, put its config.json beside it.",
             header.name,
             settled.num_attention_heads,
         )
+    return settled
 
 
 def usable_config(path: Path) -> Mapping[str, Any] | None:
@@ -161,7 +185,11 @@ def weights_of(file: TensorFile) -> dict[str, Tensor]:
         log.info("%s: using the averaged (EMA) weights.", file.name)
     if selection.ignored:
         log.info("%s: %d tensors of other parts are not used.", file.name, len(selection.ignored))
-    named = {short: file.tensors[name] for short, name in selection.names.items()}
+    named = {
+        short: file.tensors[name]
+        for short, name in selection.names.items()
+        if short != CONFIG_TENSOR
+    }
     weights = drop_derived(dequantize(file.name, named, torch.float32))
     for key, value in weights.items():
         if not value.is_floating_point():

@@ -24,6 +24,8 @@ OTHER_PARTS = (
     "text_encoders.",
     "vae.",
 )
+# A config as the bytes of its JSON: what ComfyUI's "Save Model" keeps where metadata is lost.
+CONFIG_TENSOR = "latte_config"
 T2V_MARK = "temporal_transformer_blocks.0.attn1.to_q.weight"
 
 

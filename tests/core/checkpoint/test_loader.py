@@ -20,7 +20,14 @@ from latte_test_support.tiny_t2v import (
 from safetensors.torch import save_file
 from torch import Tensor
 
-from latte_core.checkpoint import load_transformer, read_header, read_tensors, write_safetensors
+from latte_core.checkpoint import (
+    convert,
+    identify,
+    load_transformer,
+    read_header,
+    read_tensors,
+    write_safetensors,
+)
 from latte_core.config import LatteT2VConfig
 from latte_core.errors import (
     CheckpointError,
@@ -242,6 +249,39 @@ def test_unusable_config_argument_is_the_callers_error(tmp_path: Path) -> None:
     folder = write_transformer_folder(tmp_path / "t")
     with pytest.raises(InvalidInputError, match="stray"):
         load_transformer(folder, {"stray": 1})
+
+
+def config_bytes(config: dict[str, Any]) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(config).encode()), dtype=torch.uint8)
+
+
+def test_model_saved_by_comfyui_keeps_its_config_among_the_tensors(tmp_path: Path) -> None:
+    prefix = "model.diffusion_model."
+    path, target = tmp_path / "saved.safetensors", tmp_path / "plain.safetensors"
+    own = {f"{prefix}latte_config": config_bytes(tiny_config())}
+    save_file({**tiny_weights(prefix=prefix), **own}, path)
+    assert "heads" not in identify(path).details  # not known before tensors are read
+    assert same(load_transformer(path), tiny_weights())
+    assert load_transformer(path).config.num_attention_heads == 2
+    convert(path, target)
+    assert load_transformer(target).config.num_attention_heads == 2
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(5),
+        torch.zeros(2**20 + 1, dtype=torch.uint8),
+        torch.tensor([91, 93], dtype=torch.uint8),
+        config_bytes(tiny_config(num_layers=10**9)),
+    ],
+    ids=["floats", "endless", "a list", "hostile"],
+)
+def test_config_tensor_that_holds_no_config_is_refused(tmp_path: Path, tensor: Tensor) -> None:
+    path = tmp_path / "saved.safetensors"
+    save_file({**tiny_weights(), "latte_config": tensor}, path)
+    with pytest.raises(CorruptCheckpointError, match="config"):
+        load_transformer(path)
 
 
 class LeakyLinear(torch.nn.Linear):
