@@ -99,12 +99,20 @@ def make_clip_spec(
     size = rng.uniform(*OBJECT_SIZES)
     travel = 0.0 if direction == "still" else rng.uniform(*TRAVELS)
     low, high = size / 2 + MARGIN, side - size / 2 - MARGIN
-    start = tuple(
-        rng.uniform(low + (travel if step < 0 else 0.0), high - (travel if step > 0 else 0.0))
-        for step in DIRECTIONS[direction]
-    )
+
+    def place(step: int) -> float:
+        return rng.uniform(
+            low + (travel if step < 0 else 0.0), high - (travel if step > 0 else 0.0)
+        )
+
+    step_x, step_y = DIRECTIONS[direction]
     return ClipSpec(
-        color=color, shape=shape, direction=direction, size=size, start=start, travel=travel
+        color=color,
+        shape=shape,
+        direction=direction,
+        size=size,
+        start=(place(step_x), place(step_y)),
+        travel=travel,
     )
 
 
@@ -179,7 +187,8 @@ def draw_frames(specs: Sequence[ClipSpec], progress: Tensor, side: int = CLIP_SI
         step_x, step_y = DIRECTIONS[spec.direction]
         center_x = (spec.start[0] + step_x * spec.travel * moments).view(-1, 1, 1)
         center_y = (spec.start[1] + step_y * spec.travel * moments).view(-1, 1, 1)
-        x, y = torch.broadcast_tensors(grid - center_x, grid.view(-1, 1) - center_y)  # F side side
+        x = (grid - center_x).expand(-1, side, -1)  # F side side
+        y = (grid.view(-1, 1) - center_y).expand(-1, -1, side)
         distance = signed_distance(spec.shape, x, y, torch.tensor(spec.size))
         cover = (0.5 - distance).clamp(0, 1).unsqueeze(1)  # F 1 side side
         color = torch.tensor(COLORS[spec.color]).view(3, 1, 1)

@@ -39,7 +39,7 @@ def measure_clip(frames: Tensor) -> Measurement:
         frames: (F, H, W, 3) in [0, 1], F >= 2: one object on a plain background.
     """
     background = border_color(frames)
-    distance = (frames - background).norm(dim=3)  # F H W
+    distance = torch.linalg.vector_norm(frames - background, dim=3)  # F H W
     is_object = distance > VISIBLE
     flicker = background_flicker(frames, is_object)
     seen = is_object.flatten(1).sum(1) >= FEWEST_PIXELS  # F
@@ -50,7 +50,7 @@ def measure_clip(frames: Tensor) -> Measurement:
     # Near its full contrast a pixel shows the object's own colour, not a mixed edge.
     solid = distance > 0.8 * distance.flatten(1).quantile(0.99, dim=1).view(-1, 1, 1)
     color = frames[solid & is_object].median(dim=0).values  # 3
-    contrast = (color - background).norm()
+    contrast = torch.linalg.vector_norm(color - background)
     cover = (distance / contrast).clamp(0, 1) * (distance > VISIBLE / 2)  # F H W
     travel = fit_travel(cover, seen)
     return Measurement(
@@ -107,7 +107,10 @@ def name_direction(travel: tuple[float, float]) -> str:
 
 def nearest_color(color: Tensor) -> str:
     """Return the name of the nearest drawn colour."""
-    distances = {name: float((color - torch.tensor(rgb)).norm()) for name, rgb in COLORS.items()}
+    distances = {
+        name: float(torch.linalg.vector_norm(color - torch.tensor(rgb)))
+        for name, rgb in COLORS.items()
+    }
     return min(distances, key=lambda name: distances[name])
 
 
@@ -129,6 +132,6 @@ def shape_error(shape: str, cover: Tensor) -> Tensor:
     y = rows.view(1, -1, 1) - center[:, 1].view(-1, 1, 1)
     if shape == "triangle":  # its centre of mass lies a sixth of its height below its middle
         y = y + size / 6
-    x, y, size = torch.broadcast_tensors(x, y, size)
-    drawn = (0.5 - signed_distance(shape, x, y, size)).clamp(0, 1)
+    cells = (t.expand(cover.shape) for t in (x, y, size))
+    drawn = (0.5 - signed_distance(shape, *cells)).clamp(0, 1)
     return ((drawn - cover).square().sum(dim=(1, 2)) / area.clamp(min=1e-6)).mean()

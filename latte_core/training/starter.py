@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..checkpoint.writer import write_safetensors
+from .optimizer import seed_global
 from .starter_text import build_text_encoder, write_tokenizer
 from .starter_transformer import BATCH_SIZE, POOL_SIZE, STARTER_CONFIG, StarterTrainer
 from .starter_vae import normalize_latents, train_image_vae, train_temporal_vae
@@ -161,7 +162,7 @@ def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float
     temporal_vae = train_temporal_vae(work, image_vae, temporal_steps, seed=seed)
     write_vae(folder / "vae_temporal_decoder", temporal_vae)
     tokenizer = write_tokenizer(folder / "tokenizer")
-    torch.manual_seed(seed)
+    seed_global(seed)
     encoder = build_text_encoder(tokenizer)
     trainer = StarterTrainer(
         image_vae,

@@ -7,6 +7,7 @@ import json
 import random
 import string
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,10 @@ def write_tokenizer(folder: Path) -> Any:
             minloglevel=2,
         )
     (folder / "spiece.model").write_bytes(model.getvalue())
-    from transformers import T5TokenizerFast
-
-    tokenizer = T5TokenizerFast.from_pretrained(str(folder), model_max_length=TEXT_TOKENS)
+    transformers: Any = import_module("transformers")
+    tokenizer = transformers.T5TokenizerFast.from_pretrained(
+        str(folder), model_max_length=TEXT_TOKENS
+    )
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_tokenizer_config(folder)
     return tokenizer
@@ -85,9 +87,8 @@ def write_tokenizer_config(folder: Path) -> None:
 
 def build_text_encoder(tokenizer: Any) -> Any:
     """Return an untrained T5 v1.1 encoder of width 128, 3 layers."""
-    from transformers import T5Config, T5EncoderModel
-
-    config = T5Config(
+    transformers: Any = import_module("transformers")
+    config = transformers.T5Config(
         vocab_size=-(-len(tokenizer) // 64) * 64,
         d_model=TEXT_WIDTH,
         d_kv=32,
@@ -100,4 +101,4 @@ def build_text_encoder(tokenizer: Any) -> Any:
         use_cache=False,
         tie_word_embeddings=False,
     )
-    return T5EncoderModel(config)
+    return transformers.T5EncoderModel(config)

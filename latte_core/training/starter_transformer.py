@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LatteT2VConfig
-from ..files import atomic_write
 from ..model.latte_t2v import LatteT2V
 from ..types import SCALING_FACTOR
-from .drawing import CLIP_FRAMES, draw_clips, make_caption, make_clip_spec
+from .drawing import CLIP_FRAMES, ClipSpec, draw_clips, make_caption, make_clip_spec
+from .optimizer import make_adamw, seed_global, take_step
 from .starter_text import TEXT_WIDTH
+from .state import read_state, write_state
 
 logger = logging.getLogger("latte")
 
@@ -66,7 +67,8 @@ def encode_clips(vae: Any, frames: Tensor) -> Tensor:
 
 def make_captioned_latents(vae: Any, first: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
     """Draw and encode clips number `first` .. `first + count - 1` of the endless data set."""
-    specs, captions = [], []
+    specs: list[ClipSpec] = []
+    captions: list[str] = []
     for number in range(first, first + count):
         rng = random.Random(f"{seed}-clip-{number}")
         specs.append(make_clip_spec(rng))
@@ -76,7 +78,8 @@ def make_captioned_latents(vae: Any, first: int, count: int, seed: int) -> tuple
 
 def make_pool(vae: Any, size: int, seed: int) -> ClipPool:
     """Fill a pool with the first `size` clips of the data set."""
-    latents, captions = [], []
+    latents: list[Tensor] = []
+    captions: list[str] = []
     for first in range(0, size, 8):
         part, texts = make_captioned_latents(vae, first, min(8, size - first), seed)
         latents.append(part)
@@ -128,7 +131,8 @@ def initialize(model: TextToVideo) -> None:
     for module in transformer.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             nn.init.xavier_uniform_(module.weight.flatten(1))
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
     embedder = transformer.adaln_single.emb.timestep_embedder
     nn.init.normal_(embedder.linear_1.weight, std=0.02)
     nn.init.normal_(embedder.linear_2.weight, std=0.02)
@@ -163,7 +167,7 @@ class StarterTrainer:
         peak_rate: float,
         pool_size: int = POOL_SIZE,
     ) -> None:
-        torch.manual_seed(seed)
+        seed_global(seed)
         self.pool_size = pool_size
         self.seed = seed
         self.peak_rate = peak_rate
@@ -172,8 +176,8 @@ class StarterTrainer:
         self.model = TextToVideo(text_encoder, STARTER_CONFIG)
         initialize(self.model)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=peak_rate, betas=(0.9, 0.99), weight_decay=0.01
+        self.optimizer = make_adamw(
+            self.model.parameters(), peak_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.alphas = alphas_cumprod()
         self.pool: ClipPool | None = None
@@ -202,14 +206,12 @@ class StarterTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self.loss(self.pool.latents[chosen], [self.pool.captions[k] for k in chosen], rng)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        take_step(loss, self.optimizer, self.model.parameters())
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            averages, values = list(self.average.parameters()), list(self.model.parameters())
-            torch._foreach_lerp_(averages, values, 1 - decay)
+            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+            for average, value in pairs:
+                average.lerp_(value, 1 - decay)
         self.step += 1
         return loss.item()
 
@@ -224,7 +226,8 @@ class StarterTrainer:
         """Train up to `num_steps`, saving into `path`, from which a stopped run goes on."""
         if path.exists():
             self.load(path)
-        began, first, losses = time.monotonic(), self.step, []
+        began, first = time.monotonic(), self.step
+        losses: list[float] = []
         while self.step < num_steps:
             losses.append(self.train_step(self.rate_at(num_steps)))
             if self.step % 50 == 0:
@@ -245,13 +248,11 @@ class StarterTrainer:
             "step": self.step,
             "pool": None if pool is None else [pool.latents, pool.captions, pool.drawn],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as partial:
-            torch.save(state, partial)
+        write_state(path, state)
 
     def load(self, path: Path) -> None:
         """Take up a saved run."""
-        state = torch.load(path, weights_only=True)
+        state = read_state(path)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,14 +6,16 @@ import logging
 import math
 import random
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..types import SCALING_FACTOR
 from .drawing import BACKGROUND, CLIP_FRAMES, draw_clips, draw_frames, make_clip_spec
+from .optimizer import make_adamw, seed_global, take_step
 from .state import load_state, save_state
 
 logger = logging.getLogger("latte")
@@ -29,9 +31,8 @@ OBJECT_WEIGHT = 4.0
 
 def build_image_vae() -> Any:
     """Return an untrained AutoencoderKL small enough to ship and large enough for ComfyUI."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
+    diffusers: Any = import_module("diffusers")
+    return diffusers.AutoencoderKL(
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -45,9 +46,8 @@ def build_image_vae() -> Any:
 
 def build_temporal_vae() -> Any:
     """Return an untrained AutoencoderKLTemporalDecoder of the same widths."""
-    from diffusers import AutoencoderKLTemporalDecoder
-
-    return AutoencoderKLTemporalDecoder(
+    diffusers: Any = import_module("diffusers")
+    return diffusers.AutoencoderKLTemporalDecoder(
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * 4,
         layers_per_block=1,
@@ -82,11 +82,9 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
 
 def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: float = 2e-3) -> Any:
     """Train the image VAE; resumes from `folder` when an earlier run was stopped there."""
-    torch.manual_seed(seed)
+    seed_global(seed)
     vae = build_image_vae().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=peak_rate, weight_decay=0.0, betas=(0.9, 0.98)
-    )
+    optimizer = make_adamw(vae.parameters(), peak_rate, betas=(0.9, 0.98))
     start = load_state(folder / "image_vae.pt", vae, optimizer)
     began = time.monotonic()
     for step in range(start, num_steps):
@@ -99,10 +97,7 @@ def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: f
             output = vae.decode(posterior.sample()).sample
         loss = reconstruction_loss(output.float(), images)
         loss = loss + KL_WEIGHT * posterior.kl().float().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        take_step(loss, optimizer, vae.parameters())
         if step % 50 == 0 or step == num_steps - 1:
             logger.info(
                 "image vae %d/%d loss %.4f psnr %.2f  %.2fs/step",
@@ -172,11 +167,11 @@ def train_temporal_vae(
     folder: Path, image_vae: Any, num_steps: int, *, seed: int = 0, peak_rate: float = 1e-3
 ) -> Any:
     """Train the temporal decoder on half clips; the encoder stays the image VAE's."""
-    torch.manual_seed(seed)
+    seed_global(seed)
     vae = start_temporal_vae(image_vae)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    optimizer = torch.optim.AdamW(vae.decoder.parameters(), lr=peak_rate, weight_decay=0.0)
+    optimizer = make_adamw(vae.decoder.parameters(), peak_rate)
     start = load_state(folder / "temporal_vae.pt", vae, optimizer)
     began = time.monotonic()
     for step in range(start, num_steps):
@@ -192,10 +187,7 @@ def train_temporal_vae(
                 latents = latents + LATENT_NOISE / SCALING_FACTOR * torch.randn_like(latents)
             output = vae.decode(latents, num_frames=CLIP_WINDOW).sample.float()
         loss = reconstruction_loss(output, frames)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.decoder.parameters(), 1.0)
-        optimizer.step()
+        take_step(loss, optimizer, vae.decoder.parameters())
         if step % 25 == 0 or step == num_steps - 1:
             pace = (time.monotonic() - began) / (step - start + 1)
             quality = psnr(output, frames)

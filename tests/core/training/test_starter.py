@@ -27,7 +27,7 @@ def small_trainer(vae: Any, folder: Path, seed: int = 0) -> starter_transformer.
     torch.manual_seed(seed)
     encoder = starter_text.build_text_encoder(tokenizer)
     return starter_transformer.StarterTrainer(
-        vae, tokenizer, encoder, seed=seed, peak_rate=1e-3, pool_size=16
+        vae, tokenizer, encoder, seed=seed, peak_rate=1e-3, pool_size=4
     )
 
 
@@ -48,7 +48,10 @@ def test_the_folder_is_small_enough_to_ship_and_lists_every_file(made: Path) -> 
     assert set(digests) == names
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(made: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starter_transformer, "BATCH_SIZE", 2)
     vae = starter_vae.build_image_vae().eval()
     straight = small_trainer(vae, tmp_path)
     straight.run(tmp_path / "straight.pt", 4)
