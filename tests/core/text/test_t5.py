@@ -25,7 +25,7 @@ from latte_core.errors import (
     WeightMismatchError,
 )
 from latte_core.text.config import T5EncoderConfig
-from latte_core.text.t5 import TextEncoder
+from latte_core.text.t5 import TextEncoder, default_dtype
 from latte_core.text.tokenizer import PromptTokenizer
 
 PROMPTS = ["a red circle moving left", "", "yellow and black tropical fish dart through the sea."]
@@ -228,6 +228,26 @@ def test_r32_features_that_are_not_finite_name_dtype_and_remedy(
 
     with pytest.raises(NonFiniteError, match=r"torch.float16.*bfloat16 or float32"):
         built.encode(["a"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "on_accelerator"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float8_e4m3fn, torch.bfloat16),
+        (torch.float64, torch.float32),
+    ],
+    ids=str,
+)
+def test_the_usual_dtype_is_the_stored_one_and_float32_on_the_cpu(
+    stored: torch.dtype, on_accelerator: torch.dtype
+) -> None:
+    tensors = {name: value.to(stored) for name, value in tiny_text.t5_tensors().items()}
+
+    assert default_dtype(tensors, "cuda") == on_accelerator
+    assert default_dtype(tensors, "cpu") == torch.float32
 
 
 def test_the_config_is_read_from_the_shapes() -> None:

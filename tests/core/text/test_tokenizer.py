@@ -149,22 +149,13 @@ def test_r28_leading_blanks_do_not_use_up_the_prompt(tokenizer: PromptTokenizer)
     assert torch.equal(tokenizer.encode([" " * 500_000 + "red"]).ids, tokenizer.encode(["red"]).ids)
 
 
-@given(st.text())
+@given(text=st.text())
 @settings(deadline=None, max_examples=200)
-def test_r29_any_text_is_tokenised(text: str) -> None:
-    batch = ANY_TEXT_TOKENIZER[0].encode([text])
+def test_r29_any_text_is_tokenised(text: str, tokenizer: PromptTokenizer) -> None:
+    batch = tokenizer.encode([text])
 
-    assert int(batch.ids.max()) < ANY_TEXT_TOKENIZER[0].num_pieces
+    assert int(batch.ids.max()) < tokenizer.num_pieces
     assert bool(batch.mask[0, 0])
-
-
-ANY_TEXT_TOKENIZER: list[PromptTokenizer] = []
-
-
-@pytest.fixture(autouse=True)
-def _share_tokenizer(tokenizer: PromptTokenizer) -> None:
-    """Hypothesis runs one test many times, so it cannot ask for the fixture itself."""
-    ANY_TEXT_TOKENIZER[:] = [tokenizer]
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\x00", "<extra_id_7> red", "\u202e\u0627"])
@@ -219,6 +210,17 @@ def test_a_tokenizer_with_other_special_numbers_is_refused(tmp_path: Path) -> No
 
     with pytest.raises(CorruptCheckpointError, match="T5 has"):
         PromptTokenizer.from_folder(folder)
+
+
+def test_tokenizer_json_needs_neither_sentencepiece_nor_protobuf(
+    tokenizer: PromptTokenizer, latte_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("sentencepiece", "google.protobuf"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+    converted = PromptTokenizer.from_folder(latte_folder / "tokenizer_json")
+
+    assert torch.equal(converted.encode(PROMPTS).ids, tokenizer.encode(PROMPTS).ids)
 
 
 @pytest.mark.parametrize("package", ["transformers", "sentencepiece", "google.protobuf"])
