@@ -114,8 +114,8 @@ def config_in_tensor(tensor: Tensor) -> Mapping[str, Any]:
     name = f"The tensor {CONFIG_TENSOR}"
     if values.dtype != torch.uint8 or values.numel() > MAX_CONFIG_BYTES:
         raise damaged(name, "it does not hold the bytes of a config")
-    numbers: list[int] = values.tolist()  # pyright: ignore[reportUnknownMemberType]
-    return parse_table(name, bytes(numbers))
+    numbers: Any = values
+    return parse_table(name, bytes(numbers.tolist()))
 
 
 def states_heads(stated: Mapping[str, Any]) -> bool:
