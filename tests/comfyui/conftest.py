@@ -22,26 +22,27 @@ SCRIPT_SECONDS = 900
 
 @dataclass
 class Inside:
-    """Runs scripts of tests/comfyui/inside with one checkout, each at most once a session."""
+    """Runs the checks of tests/comfyui/inside with one checkout, all at once, when first asked."""
 
     checkout: Path
     base: Path
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    log: str = ""
 
-    def result(self, script: str, check: str) -> dict[str, Any]:
-        """Return what a check of a script found: `ok` and `value`."""
-        if script not in self.results:
-            self.results[script] = self.run(script)
-        if check not in self.results[script]:
-            pytest.fail(f"{check} did not run:\n{self.results[script]['log']}")
-        return self.results[script][check]
+    def result(self, check: str) -> dict[str, Any]:
+        """Return what a check found: `ok` and `value`."""
+        if not self.log:
+            self.run()
+        if check not in self.results:
+            pytest.fail(f"{check} did not run:\n{self.log}")
+        return self.results[check]
 
-    def run(self, script: str) -> dict[str, Any]:
-        """Run a script and collect its lines of results."""
-        command = [comfy_server.interpreter(), str(INSIDE / f"{script}.py")]
+    def run(self) -> None:
+        """Run the script and collect its lines of results."""
+        command = [comfy_server.interpreter(), str(INSIDE / "run_all.py"), str(ROOT)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [*command, str(ROOT), str(self.base / script), str(STARTER)],
+            [*command, str(self.base), str(STARTER)],
             cwd=self.checkout,
             env=environment,
             capture_output=True,
@@ -51,10 +52,8 @@ class Inside:
         )
         lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
         found = [json.loads(line.removeprefix("RESULT ")) for line in lines]
-        return {
-            "log": done.stdout[-2000:] + done.stderr[-3000:],
-            **{item["name"]: item for item in found},
-        }
+        self.results = {item["name"]: item for item in found}
+        self.log = f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.fixture(scope="session", params=CHECKOUTS, ids=lambda path: path.name)

@@ -29,14 +29,16 @@ def checks_of(script: str) -> list[str]:
     return [name for name in functions if name.startswith("check_")]
 
 
-CHECKS = [(script, check) for script in SCRIPTS for check in checks_of(script)]
+CHECKS = [check for script in SCRIPTS for check in checks_of(script)]
 
 
-@pytest.mark.parametrize(
-    ("script", "check"), CHECKS, ids=[check.removeprefix("check_") for _, check in CHECKS]
-)
-def test_inside_comfyui(inside: Any, script: str, check: str) -> None:
-    result = inside.result(script, check)
+@pytest.mark.parametrize("check", CHECKS, ids=[name.removeprefix("check_") for name in CHECKS])
+def test_inside_comfyui(inside: Any, check: str) -> None:
+    result = inside.result(check)
     assert result["ok"], result["value"]
     if str(result["value"]).startswith("skipped"):
         pytest.skip(result["value"])
+
+
+def test_no_two_checks_have_the_same_name() -> None:
+    assert len(set(CHECKS)) == len(CHECKS)

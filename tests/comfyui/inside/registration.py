@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from host import PACK, STARTER, Stage, expect, expect_error, run
+from host import PACK, STARTER, Stage, expect, expect_error
 
 
 def names_in_list() -> list[str]:
@@ -209,7 +209,3 @@ def check_incomplete_files_are_refused_by_stock_loaders(stage: Stage) -> None:
             ["transformer_blocks.1.ff.net.2.bias"],
             functools.partial(stage.call, node, **{key: target.name, "weight_dtype": "default"}),
         )
-
-
-if __name__ == "__main__":
-    run(globals())

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from host import STARTER, Stage, expect, expect_error, relative, run
+from host import STARTER, Stage, expect, expect_error, relative
 
 SCALING = 0.18215
 
@@ -238,7 +238,3 @@ def check_preview_and_progress_come(stage: Stage) -> None:
         comfy.utils.set_progress_bar_global_hook(None)
     steps = [value for value, total in seen if total == 4]
     expect(steps == sorted(steps) and steps[-1] == 4 and len(steps) >= 2, seen)
-
-
-if __name__ == "__main__":
-    run(globals())

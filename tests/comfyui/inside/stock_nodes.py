@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from host import STARTER, Stage, expect, expect_error, relative, run
+from host import STARTER, Stage, expect, expect_error, relative
 
 BLOCKS = ("transformer_blocks", "temporal_transformer_blocks")
 
@@ -394,7 +394,3 @@ def check_copies_for_other_devices_can_be_made(stage: Stage) -> None:
         expect(type(again.model) is type(patcher.model) or again.model is not patcher.model)
         for name, value in patcher.model.state_dict().items():
             expect(torch.equal(again.model.state_dict()[name], value), name)
-
-
-if __name__ == "__main__":
-    run(globals())
