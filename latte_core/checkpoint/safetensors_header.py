@@ -29,7 +29,7 @@ from .sniff import file_size
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 16 * 2**20
-MAX_METADATA_BYTES = 64 * 2**10
+MAX_METADATA_BYTES = 4 * 2**20  # room for the workflow that ComfyUI stores in saved models
 MAX_DIMENSIONS = 16
 METADATA_KEY = "__metadata__"
 # Type name in the file -> (bits per element, name of the torch dtype or "" if torch has none).
@@ -120,7 +120,7 @@ def parse_json(name: str, text: bytes) -> dict[str, Any]:
 
 
 def check_metadata(name: str, found: object) -> dict[str, str]:
-    """Return the text entries, each a string of at most 64 KiB."""
+    """Return the text entries, each a string of at most MAX_METADATA_BYTES."""
     if found is None:
         return {}
     if not isinstance(found, dict):

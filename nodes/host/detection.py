@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...latte_core.checkpoint.detect import detect_t2v
-from ...latte_core.checkpoint.names import T2V_MARK
+from ...latte_core.checkpoint.names import CONFIG_TENSOR, T2V_MARK
 from ...latte_core.config import LatteT2VConfig
 from ...latte_core.errors import LatteError, WeightMismatchError
 from ...latte_core.model.latte_t2v import LatteT2V
 
 IMAGE_MODEL = "latte_t2v"
-CONFIG_TENSOR = "latte_config"
 UNUSED_TENSORS = ("caption_projection.y_embedding",)
 
 
@@ -70,6 +70,12 @@ def detect(
     values = config.to_dict()
     del values["_class_name"]
     return {"image_model": IMAGE_MODEL, **values}
+
+
+def config_from_settings(settings: Mapping[str, Any]) -> LatteT2VConfig:
+    """Return the transformer's config out of a `unet_config`, which carries more than that."""
+    known = {field.name for field in fields(LatteT2VConfig)}
+    return LatteT2VConfig.from_dict({k: v for k, v in settings.items() if k in known})
 
 
 def can_guess(config: LatteT2VConfig, tensors: Mapping[str, Any]) -> bool:
