@@ -1,7 +1,7 @@
 """Latte, a latent diffusion transformer for video (arXiv 2401.03048), without any host.
 
-`Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone. Both are imported
-when they are first asked for, so that importing this package needs torch and nothing else.
+`Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone. Both are
+imported when they are first asked for, so that importing this package needs torch and nothing else.
 """
 
 from __future__ import annotations

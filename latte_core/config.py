@@ -98,10 +98,10 @@ class LatteT2VConfig:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        eps = self.norm_eps
-        if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 < eps < 1:
+        if not _is_fraction(self.norm_eps):
             raise InvalidInputError(
-                f"The transformer config says norm_eps = {eps!r}, but it must be between 0 and 1."
+                f"The transformer config says norm_eps = {self.norm_eps!r}, but it must be between "
+                "0 and 1."
             )
         if isinstance(self.dropout, bool) or self.dropout != 0:
             raise InvalidInputError(
@@ -156,3 +156,7 @@ class LatteT2VConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the published JSON form, class name included."""
         return {"_class_name": "LatteTransformer3DModel", **asdict(self)}
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +17,7 @@ def default_file_mode() -> int:
 
 
 @contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Generator[Path]:
     """Yield a private path beside `target`; it takes the final name only if the block succeeds.
 
     The private file keeps the target's extension, because encoders choose a container by it. After

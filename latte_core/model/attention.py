@@ -33,11 +33,17 @@ AttentionOutputHook = Callable[[int, int, Tensor], Tensor]
 """(index, heads, spatial self-attention output (B*F, S, D) before its projection) -> the same."""
 
 
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """Return (B, S, D) as (B, N, S, D/N)."""
+    batch, rows, width = tokens.shape
+    return tokens.reshape(batch, rows, heads, width // heads).transpose(1, 2)
+
+
 def scaled_dot_product(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any
 ) -> Tensor:
     """Attend with torch's fused kernel; the default `AttentionFn`."""
-    q, k, v = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # B N S D/N
+    q, k, v = (split_heads(t, heads) for t in (q, k, v))  # B N S D/N
     bias = None if mask is None else mask.unsqueeze(1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
 

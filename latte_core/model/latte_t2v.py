@@ -95,7 +95,7 @@ class LatteT2V(nn.Module):
         """
         self._check_context(context, attention_mask)
         tokens = self.caption_projection(context.to(self._compute_dtype(context)))  # B L D
-        cross = [block.attn2 for block in self.transformer_blocks]
+        cross: list[Any] = [block.attn2 for block in self.transformer_blocks]
         bias = None
         if attention_mask is not None:
             bias = ((1 - attention_mask.to(tokens.dtype)) * MASKED_LOGIT).unsqueeze(1)  # B 1 L
@@ -191,7 +191,8 @@ class LatteT2V(nn.Module):
 
     def _add_temporal_table(self, hidden: Tensor, grid: Grid) -> Tensor:
         table = temporal_table(hidden.shape[2], grid.num_frames, hidden.device).to(hidden.dtype)
-        frames = hidden.unflatten(1, (grid.num_frames, -1)) + table[:, None]  # B F S D
+        batch, _, width = hidden.shape
+        frames = hidden.reshape(batch, grid.num_frames, -1, width) + table[:, None]  # B F S D
         return frames.flatten(1, 2)
 
     def _final_layer(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:

@@ -101,9 +101,8 @@ def make_clip_spec(
     low, high = size / 2 + MARGIN, side - size / 2 - MARGIN
 
     def place(step: int) -> float:
-        return rng.uniform(
-            low + (travel if step < 0 else 0.0), high - (travel if step > 0 else 0.0)
-        )
+        before, after = (travel if step < 0 else 0.0), (travel if step > 0 else 0.0)
+        return rng.uniform(low + before, high - after)
 
     step_x, step_y = DIRECTIONS[direction]
     return ClipSpec(

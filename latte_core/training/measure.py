@@ -39,7 +39,7 @@ def measure_clip(frames: Tensor) -> Measurement:
         frames: (F, H, W, 3) in [0, 1], F >= 2: one object on a plain background.
     """
     background = border_color(frames)
-    distance = torch.linalg.vector_norm(frames - background, dim=3)  # F H W
+    distance = length(frames - background, 3)  # F H W
     is_object = distance > VISIBLE
     flicker = background_flicker(frames, is_object)
     seen = is_object.flatten(1).sum(1) >= FEWEST_PIXELS  # F
@@ -50,7 +50,7 @@ def measure_clip(frames: Tensor) -> Measurement:
     # Near its full contrast a pixel shows the object's own colour, not a mixed edge.
     solid = distance > 0.8 * distance.flatten(1).quantile(0.99, dim=1).view(-1, 1, 1)
     color = frames[solid & is_object].median(dim=0).values  # 3
-    contrast = torch.linalg.vector_norm(color - background)
+    contrast = length(color - background, 0)
     cover = (distance / contrast).clamp(0, 1) * (distance > VISIBLE / 2)  # F H W
     travel = fit_travel(cover, seen)
     return Measurement(
@@ -105,12 +105,14 @@ def name_direction(travel: tuple[float, float]) -> str:
     return max(along, key=lambda name: along[name])
 
 
+def length(vectors: Tensor, dim: int) -> Tensor:
+    """Return the Euclidean length along one dimension."""
+    return vectors.square().sum(dim).sqrt()
+
+
 def nearest_color(color: Tensor) -> str:
     """Return the name of the nearest drawn colour."""
-    distances = {
-        name: float(torch.linalg.vector_norm(color - torch.tensor(rgb)))
-        for name, rgb in COLORS.items()
-    }
+    distances = {name: float(length(color - torch.tensor(rgb), 0)) for name, rgb in COLORS.items()}
     return min(distances, key=lambda name: distances[name])
 
 

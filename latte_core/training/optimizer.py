@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,7 @@ LARGEST_GRADIENT = 1.0  # norm over all parameters
 
 def seed_global(seed: int) -> None:
     """Seed what initialisers and random layers draw from; a training run owns its process."""
-    seed_all: Any = torch.manual_seed
-    seed_all(seed)
+    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
 
 
 def make_adamw(

@@ -62,9 +62,8 @@ def write_tokenizer(folder: Path) -> Any:
         )
     (folder / "spiece.model").write_bytes(model.getvalue())
     transformers: Any = import_module("transformers")
-    tokenizer = transformers.T5TokenizerFast.from_pretrained(
-        str(folder), model_max_length=TEXT_TOKENS
-    )
+    fast: Any = transformers.T5TokenizerFast
+    tokenizer = fast.from_pretrained(str(folder), model_max_length=TEXT_TOKENS)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_tokenizer_config(folder)
     return tokenizer
