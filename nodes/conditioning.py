@@ -79,7 +79,7 @@ class LatteTextEncode:
         self, clip: Any, prompt: str, negative_prompt: str, clean_caption: bool, mask_feature: bool
     ) -> tuple[Any, Any, str]:
         """Encode the pair and report its length."""
-        from .host.clip import ClipTextEncoder, encode_conditioning
+        from .host.text import ClipTextEncoder, encode_conditioning
 
         encoder = ClipTextEncoder(clip)
         return encode_conditioning(encoder, prompt, negative_prompt, clean_caption, mask_feature)

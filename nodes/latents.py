@@ -104,7 +104,7 @@ class LatteVAEDecode:
         check_integer("chunk_frames", chunk_frames, 0, MAX_FRAMES)
         check_vae(vae, "Latte VAE Decode")
         latents = check_latent(samples, "samples", "Latte VAE Decode", strict=True)
-        from .host.vae import decode_clips
+        from .host.decode import decode_clips
 
         videos = latents if latents.ndim == 5 else latents.movedim(0, 1).unsqueeze(0)
         return (decode_clips(vae, videos, chunk_frames),)

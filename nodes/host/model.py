@@ -6,7 +6,6 @@ Latents arrive as frames-as-batch (T, 4, h, w) or as videos (B, 4, T, h, w); fol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import comfy.conds
@@ -26,6 +25,7 @@ from .detection import (
     UNUSED_TENSORS,
     can_guess,
     check_complete,
+    config_from_settings,
     config_to_tensor,
 )
 from .hooks import make_hooks
@@ -43,8 +43,7 @@ class LatteTransformer(LatteT2V):
     def __init__(
         self, *, dtype: Any = None, device: Any = None, operations: Any, **settings: Any
     ) -> None:
-        known = {field.name for field in fields(LatteT2VConfig)}
-        config = LatteT2VConfig(**{k: v for k, v in settings.items() if k in known})
+        config = config_from_settings(settings)
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
 
@@ -230,5 +229,4 @@ class LatteConfig(supported_models_base.BASE):
 
     def transformer_config(self) -> LatteT2VConfig:
         """Return the transformer's config out of `unet_config`."""
-        known = {field.name for field in fields(LatteT2VConfig)}
-        return LatteT2VConfig(**{k: v for k, v in self.unet_config.items() if k in known})
+        return config_from_settings(self.unet_config)

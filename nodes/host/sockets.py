@@ -85,7 +85,7 @@ def check_latent(latent: Any, socket: str, node: str, *, strict: bool = False) -
         IncompatibleInputsError: for another layout or another model's latents.
     """
     channels = LATENT_CHANNELS
-    samples = latent.get("samples") if isinstance(latent, dict) else None
+    samples: Any = latent.get("samples") if isinstance(latent, dict) else None
     advice = 'Connect "Empty Latte Latent".'
     if not isinstance(samples, Tensor) or samples.is_nested or samples.ndim not in (4, 5):
         found = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__

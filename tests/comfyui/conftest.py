@@ -39,10 +39,10 @@ class Inside:
 
     def run(self) -> None:
         """Run the script and collect its lines of results."""
-        command = [comfy_server.interpreter(), str(INSIDE / "run_all.py"), str(ROOT)]
+        command = [comfy_server.interpreter(self.checkout), str(INSIDE / "run_all.py"), str(ROOT)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
-            [*command, str(self.base), str(STARTER)],
+            [*command, str(self.base / "comfy"), str(STARTER)],
             cwd=self.checkout,
             env=environment,
             capture_output=True,

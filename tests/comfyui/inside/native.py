@@ -187,3 +187,83 @@ def check_svd_layout_file_loads_in_both_loaders(stage: Stage) -> None:
         ["svd_layout", "temporal", "image"],
         lambda: stage.call("LatteVAELoader", vae_name=target.name, kind="image"),
     )
+
+
+def tiny_t5(width: int = 128) -> dict[str, torch.Tensor]:
+    """Return random weights of a T5 v1.1 with the words of T5-XXL, 2 layers."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(rows: int, columns: int, scale: float = 0.1) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=generator) * scale
+
+    tensors = {"shared.weight": weight(32128, width, 1.0)}
+    tensors["encoder.final_layer_norm.weight"] = torch.ones(width)
+    for index in range(2):
+        block = f"encoder.block.{index}.layer"
+        for name in "qkvo":
+            tensors[f"{block}.0.SelfAttention.{name}.weight"] = weight(width, width)
+        for name, shape in (("wi_0", (64, width)), ("wi_1", (64, width)), ("wo", (width, 64))):
+            tensors[f"{block}.1.DenseReluDense.{name}.weight"] = weight(*shape)
+        for part in (0, 1):
+            tensors[f"{block}.{part}.layer_norm.weight"] = torch.ones(width)
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    tensors[bias] = weight(32, 4)
+    return tensors
+
+
+def save(tensors: dict[str, torch.Tensor], category: str, name: str) -> str:
+    """Write a file into one of ComfyUI's model folders and return its name."""
+    import folder_paths
+    import safetensors.torch
+
+    target = Path(folder_paths.get_folder_paths(category)[0]) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(tensors, target)
+    return target.name
+
+
+def scaled_fp8(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Store the block matrices in fp8 with a scale, as files of ComfyUI do."""
+    out: dict[str, torch.Tensor] = {"scaled_fp8": torch.tensor([], dtype=torch.float8_e4m3fn)}
+    for name, value in tensors.items():
+        if ".block." in name and "norm" not in name and "bias" not in name:
+            scale = value.abs().max() / 448
+            out[name] = (value / scale).to(torch.float8_e4m3fn)
+            out[name.replace(".weight", ".scale_weight")] = scale.float()
+        else:
+            out[name] = value.to(torch.float16)
+    return out
+
+
+def check_single_t5_files_in_every_precision(stage: Stage) -> None:
+    tensors = tiny_t5()
+    found: dict[str, torch.Tensor] = {}
+    files = {"fp32": tensors, "fp16": {k: v.half() for k, v in tensors.items()}}
+    files["fp8"] = {k: v.to(torch.float8_e4m3fn) if v.ndim == 2 else v for k, v in tensors.items()}
+    files["scaled"] = scaled_fp8(tensors)
+    for kind, weights in files.items():
+        name = save(weights, "text_encoders", f"t5_{kind}.safetensors")
+        clip = stage.call("LatteTextEncoderLoader", encoder_name=name, device="default")[0]
+        given = {"prompt": "A cat on a mat", "negative_prompt": "", "clean_caption": True}
+        found[kind] = stage.call("LatteTextEncode", clip=clip, mask_feature=True, **given)[0][0][0]
+        stock = stage.call("CLIPTextEncode", clip=clip, text="a cat on a mat")[0][0][0]
+        expect(relative(stock, found[kind]) < 1e-4, kind, relative(stock, found[kind]))
+    expect(found["fp32"].shape[2] == 128, found["fp32"].shape)
+    for kind, limit in (("fp16", 0.01), ("fp8", 0.6), ("scaled", 0.2)):
+        error = relative(found[kind], found["fp32"])
+        expect(0 < error < limit, kind, error)
+
+
+def check_text_encoder_inside_a_checkpoint(stage: Stage) -> None:
+    weights = {
+        f"text_encoders.t5xxl.transformer.{name}": value for name, value in tiny_t5().items()
+    }
+    saved = stage.model.model.state_dict_for_saving
+    takes_weights = saved.__code__.co_varnames[1] == "unet_state_dict"
+    inner = stage.model.model.diffusion_model.state_dict()
+    model = saved(inner) if takes_weights else saved()
+    name = save({**weights, **model}, "checkpoints", "all_in_one.safetensors")
+    loaded = stage.call("CheckpointLoaderSimple", ckpt_name=name)
+    expect(relative(stage.ksampler(loaded[0]), stage.ksampler()) < 1e-5)
+    text = stage.call("CLIPTextEncode", clip=loaded[1], text="a cat")[0][0][0]
+    expect(text.shape[2] == 128 and bool(text.isfinite().all()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
@@ -209,3 +210,61 @@ def check_incomplete_files_are_refused_by_stock_loaders(stage: Stage) -> None:
             ["transformer_blocks.1.ff.net.2.bias"],
             functools.partial(stage.call, node, **{key: target.name, "weight_dtype": "default"}),
         )
+
+
+SYMBOLS = (
+    "comfy.supported_models.models",
+    "comfy.supported_models_base.BASE",
+    "comfy.supported_models_base.ClipTarget",
+    "comfy.model_base.BaseModel",
+    "comfy.model_base.ModelType",
+    "comfy.model_detection.detect_unet_config",
+    "comfy.latent_formats.SD15",
+    "comfy.conds.CONDCrossAttn",
+    "comfy.patcher_extension.WrapperExecutor",
+    "comfy.patcher_extension.WrappersMP",
+    "comfy.patcher_extension.get_all_wrappers",
+    "comfy.ldm.modules.attention.optimized_attention",
+    "comfy.ldm.common_dit.pad_to_patch_size",
+    "comfy.ldm.models.autoencoder.AutoencodingEngine",
+    "comfy.ldm.models.autoencoder.AutoencoderKL",
+    "comfy.ldm.modules.temporal_ae.VideoDecoder",
+    "comfy.diffusers_convert.convert_vae_state_dict",
+    "comfy.sd.load_diffusion_model_state_dict",
+    "comfy.sd.CLIP",
+    "comfy.sd.VAE",
+    "comfy.lora.load_lora",
+    "comfy.lora.model_lora_keys_unet",
+    "comfy.lora_convert.convert_lora",
+    "comfy.sd1_clip.SDTokenizer",
+    "comfy.sd1_clip.SDClipModel",
+    "comfy.sd1_clip.SD1ClipModel",
+    "comfy.sd1_clip.SD1Tokenizer",
+    "comfy.text_encoders.t5.T5",
+    "comfy.samplers.KSAMPLER",
+    "comfy.sample.sample_custom",
+    "comfy.sample.fix_empty_latent_channels",
+    "comfy.sample.prepare_noise_inner",
+    "comfy.utils.ProgressBar",
+    "comfy.utils.calculate_parameters",
+    "comfy.utils.weight_dtype",
+    "comfy.model_patcher.ModelPatcher",
+    "comfy.model_management.throw_exception_if_processing_interrupted",
+    "comfy.model_management.get_torch_device",
+    "comfy.model_management.intermediate_device",
+    "comfy.model_management.load_models_gpu",
+    "comfy.model_management.soft_empty_cache",
+    "comfy.model_management.unet_dtype",
+    "comfy.model_management.unet_manual_cast",
+    "comfy.model_management.unet_offload_device",
+    "latent_preview.prepare_callback",
+    "folder_paths.get_filename_list",
+    "folder_paths.get_full_path_or_raise",
+    "folder_paths.get_folder_paths",
+)
+
+
+def check_all_that_we_use_of_comfyui_is_there(stage: Stage) -> None:
+    for symbol in SYMBOLS:
+        module, _, name = symbol.rpartition(".")
+        expect(hasattr(importlib.import_module(module), name), symbol)

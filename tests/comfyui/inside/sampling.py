@@ -186,7 +186,7 @@ def check_out_of_memory_keeps_its_type(stage: Stage) -> None:
 
 def check_decoding_survives_lack_of_memory(stage: Stage) -> None:
     latents = torch.randn(6, 4, 8, 8)
-    decode = stage.part("nodes.host.vae")
+    decode = stage.part("nodes.host.decode")
     original = stage.vae.first_stage_model.decode
     sizes: list[int] = []
 
