@@ -394,3 +394,46 @@ def check_copies_for_other_devices_can_be_made(stage: Stage) -> None:
         expect(type(again.model) is type(patcher.model) or again.model is not patcher.model)
         for name, value in patcher.model.state_dict().items():
             expect(torch.equal(again.model.state_dict()[name], value), name)
+
+
+def check_a_released_file_needs_no_config(stage: Stage) -> str:
+    """One layer of Latte-1's width, without metadata, in the stock loader."""
+    import folder_paths
+    import safetensors.torch
+
+    config = stage.part("latte_core.config").LatteT2VConfig(num_layers=1)
+    source = stage.part("latte_core.model.latte_t2v").LatteT2V(config, dtype=torch.float16)
+    weights = {name: value.half() for name, value in source.state_dict().items()}
+    weights["caption_projection.y_embedding"] = torch.zeros(120, 4096, dtype=torch.float16)
+    folder = Path(folder_paths.get_folder_paths("diffusion_models")[0])
+    safetensors.torch.save_file(weights, folder / "released.safetensors")
+    load = {"unet_name": "released.safetensors", "weight_dtype": "default"}
+    model = stage.call("UNETLoader", **load)[0]
+    inner = model.model.diffusion_model
+    expect(inner.config == config, inner.config)
+    expect("latte_config" not in "".join(model.model.model_config.unet_config))
+    saved = model.model.model_config.process_unet_state_dict_for_saving(inner.state_dict())
+    expect(len(saved) == len(weights) - 1, "ModelSave adds nothing to a released model")
+    registration = stage.part("nodes.host.registration")
+    registration.unregister()
+    try:
+        found = type(stage.call("UNETLoader", **load)[0].model).__name__
+    except (RuntimeError, AttributeError, KeyError) as error:
+        found = type(error).__name__
+    finally:
+        registration.register()
+    return f"without registration: {found}"
+
+
+def check_a_training_checkpoint_opens_in_our_loader(stage: Stage) -> None:
+    import folder_paths
+
+    weights = {f"module.{k}": v for k, v in stage.model.model.diffusion_model.state_dict().items()}
+    folder = Path(folder_paths.get_folder_paths("diffusion_models")[0])
+    torch.save({"ema": weights, "model": {}}, folder / "t2v.pt")
+    shutil.copyfile(STARTER / "transformer" / "config.json", folder / "config.json")
+    try:
+        model = stage.call("LatteModelLoader", model_name="t2v.pt", weight_dtype="fp32")[0]
+    finally:
+        (folder / "config.json").unlink()
+    expect(relative(stage.ksampler(model), stage.ksampler()) < 1e-5)
