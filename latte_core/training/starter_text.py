@@ -30,6 +30,14 @@ def word_salad(num_sentences: int = 3000) -> list[str]:
     return [" ".join(rng.choices(words, k=6)) for _ in range(num_sentences)]
 
 
+def without_paths(model: bytes) -> bytes:
+    """Remove the name of the temporary rules file, so that the same seed gives the same bytes."""
+    proto: Any = import_module("sentencepiece.sentencepiece_model_pb2").ModelProto()
+    proto.ParseFromString(model)
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
+    return proto.SerializeToString()
+
+
 def write_tokenizer(folder: Path) -> Any:
     """Train a SentencePiece model on the captions and write spiece.model and tokenizer.json.
 
@@ -60,7 +68,7 @@ def write_tokenizer(folder: Path) -> Any:
             num_threads=1,
             minloglevel=2,
         )
-    (folder / "spiece.model").write_bytes(model.getvalue())
+    (folder / "spiece.model").write_bytes(without_paths(model.getvalue()))
     transformers: Any = import_module("transformers")
     fast: Any = transformers.T5TokenizerFast
     tokenizer = fast.from_pretrained(str(folder), model_max_length=TEXT_TOKENS)

@@ -99,6 +99,15 @@ def test_the_tokenizer_knows_every_caption_word_as_one_piece_and_folds_capitals(
     assert tokenizer.pad_token_id == 0
 
 
+def test_the_tokenizer_is_the_same_every_time_and_names_no_path(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        starter_text.write_tokenizer(tmp_path / name)
+    for path in sorted((tmp_path / "first").iterdir()):
+        data = path.read_bytes()
+        assert data == (tmp_path / "second" / path.name).read_bytes()
+        assert b"tmp" not in data
+
+
 def test_timesteps_cover_the_range_evenly() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = starter_transformer.spread_timesteps(16, generator)
