@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,14 @@ def tokenizer_class(folder: Path, width: int) -> type:
 
     class LatteT5Tokenizer(sd1_clip.SDTokenizer):
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-            from transformers import T5TokenizerFast
-
+            transformers: Any = import_module("transformers")
             super().__init__(
                 str(folder),
                 embedding_directory=embedding_directory,
                 pad_with_end=False,
                 embedding_size=width,
                 embedding_key=NAME,
-                tokenizer_class=T5TokenizerFast,
+                tokenizer_class=transformers.T5TokenizerFast,
                 has_start_token=False,
                 pad_to_max_length=False,
                 max_length=99999999,
