@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +35,13 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", params=CHECKOUTS, ids=lambda path: path.name)
-def checkout(request: pytest.FixtureRequest) -> Path:
-    """A ComfyUI checkout."""
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def server(
-    checkout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[comfy_server.ComfyServer]:
-    """A ComfyUI with this pack, running for the tests of this file."""
-    running = comfy_server.start(checkout, tmp_path_factory.mktemp("comfy") / "base")
-    yield running
-    running.stop()
-
-
-@pytest.fixture(scope="module")
-def object_info(server: comfy_server.ComfyServer) -> dict[str, Any]:
+def object_info(comfy: comfy_server.ComfyServer) -> dict[str, Any]:
     """What the running ComfyUI says about its nodes."""
-    return server.get("/object_info")
+    return comfy.get("/object_info")
 
 
-def written_file(server: comfy_server.ComfyServer, history: dict[str, Any]) -> Path:
+def written_file(comfy: comfy_server.ComfyServer, history: dict[str, Any]) -> Path:
     """Return the one video that a run reports."""
     files = [
         entry
@@ -68,27 +51,27 @@ def written_file(server: comfy_server.ComfyServer, history: dict[str, Any]) -> P
         if isinstance(entry, dict) and str(entry.get("filename", "")).endswith(".mp4")
     ]
     assert len(files) == 1, history["outputs"]
-    return server.base / "output" / files[0]["subfolder"] / files[0]["filename"]
+    return comfy.base / "output" / files[0]["subfolder"] / files[0]["filename"]
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_example_ends_in_a_video_of_the_right_size_count_and_rate(
     name: str,
-    checkout: Path,
-    server: comfy_server.ComfyServer,
+    comfy_checkout: Path,
+    comfy: comfy_server.ComfyServer,
     object_info: dict[str, Any],
 ) -> None:
-    if "combine" in name and not comfy_server.has_vhs(checkout):
-        pytest.skip(f"{checkout.name} has no VideoHelperSuite")
+    if "combine" in name and not comfy_server.has_vhs(comfy_checkout):
+        pytest.skip(f"{comfy_checkout.name} has no VideoHelperSuite")
     size, prefix = RUNNABLE[name]
     card = json.loads((STARTER / "card.json").read_text(encoding="utf-8"))
 
-    path = written_file(server, server.run(api_format.to_api(load(name), object_info)))
+    path = written_file(comfy, comfy.run(api_format.to_api(load(name), object_info)))
 
     video = read_video(path)
     assert video.frames.shape == (card["num_frames"], size, size, 3)
     assert video.fps == card["fps"]
-    assert path.relative_to(server.base / "output").as_posix().startswith(prefix)
+    assert path.relative_to(comfy.base / "output").as_posix().startswith(prefix)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))
@@ -115,7 +98,7 @@ def test_recorded_signature_is_where_the_running_one_begins(
 
 
 def test_examples_are_offered_as_templates_with_their_pictures(
-    server: comfy_server.ComfyServer,
+    comfy: comfy_server.ComfyServer,
 ) -> None:
-    offered = server.get("/workflow_templates")["latte-video"]
+    offered = comfy.get("/workflow_templates")["latte-video"]
     assert set(offered) == {path.stem for path in EXAMPLES.glob("*.json")}

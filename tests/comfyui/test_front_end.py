@@ -29,7 +29,7 @@ STARTER = ROOT / "latte_core" / "assets" / "starter"
 CHECKOUTS = comfy_server.checkouts()
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 NEEDS_DOWNLOAD = "text_to_video_latte1"
-START = {"x": 95, "y": 65, "width": 1440, "height": 810}  # beside and below the page's own bars
+START = {"x": 95, "y": 92, "width": 1440, "height": 810}  # beside and below the page's own bars
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 VIEW = {"width": 1920, "height": 1080}
@@ -58,10 +58,10 @@ SHOW = """items => {
         area[2] = Math.max(area[2], x + width);
         area[3] = Math.max(area[3], y + height);
     }
-    const [wide, high] = [innerWidth - 140, innerHeight - 160];
+    const [wide, high] = [innerWidth - 140, innerHeight - 180];
     const view = app.canvas.ds;
     view.scale = Math.min(wide / (area[2] - area[0]), high / (area[3] - area[1]));
-    view.offset = [-area[0] + 110 / view.scale, -area[1] + 80 / view.scale];
+    view.offset = [-area[0] + 110 / view.scale, -area[1] + 100 / view.scale];
     app.canvas.setDirty(true, true);
 }"""
 
@@ -247,6 +247,7 @@ def test_pressing_run_shows_the_video(example: Opened, pictures: Path) -> None:
     if example.name == NEEDS_DOWNLOAD:
         pytest.skip("needs the weights of Latte-1")
     width = 64 if "stock" in example.name else 256
+    show(example.page)  # the page loads only the videos it can show
     example.page.evaluate("async () => { await app.queuePrompt(0) }")
     example.page.wait_for_function(
         "width => [...document.querySelectorAll('video')].some(v => v.videoWidth === width)",

@@ -129,14 +129,14 @@ def save_nodes(prefix: str, fps: int) -> tuple[Node, Node]:
     """Return Create Video and Save Video."""
     return (
         Node("CreateVideo", (300, 110), [fps]),
-        Node("SaveVideo", (400, 480), [prefix, "auto", "auto"]),
+        Node("SaveVideo", (400, 500), [prefix, "auto", "auto"]),
     )
 
 
 def text_to_video(card: dict[str, Any]) -> Graph:
     """The first graph: our nodes on the starter, enlarged and saved."""
     graph = Graph("text_to_video")
-    graph.add_note(note(STARTER_NOTE.format(more=TEXT_TO_VIDEO_MORE), (400, 400)))
+    graph.add_note(note(STARTER_NOTE.format(more=TEXT_TO_VIDEO_MORE), (400, 310)))
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
     sampler = [7, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
@@ -157,7 +157,7 @@ def text_to_video(card: dict[str, Any]) -> Graph:
 def text_to_video_stock_nodes(card: dict[str, Any]) -> Graph:
     """Our loaders, and ComfyUI's own nodes for everything else."""
     graph = Graph("text_to_video_stock_nodes")
-    graph.add_note(note(STARTER_NOTE.format(more=STOCK_MORE), (400, 480)))
+    graph.add_note(note(STARTER_NOTE.format(more=STOCK_MORE), (400, 370)))
     loaders = starter_loaders()
     positive = Node(
         "CLIPTextEncode",
@@ -227,7 +227,7 @@ def text_to_video_latte1() -> Graph:
     """ComfyUI's own loaders on Latte-1, then the authors' settings."""
     graph = Graph("text_to_video_latte1")
     text = LATTE_1_NOTE.format(transformer="4.2 GB", vae="335 MB")
-    graph.add_note(note(text, (520, 480)))
+    graph.add_note(note(text, (520, 350)))
     loaders = latte_1_loaders()
     middle = latte_middle(
         "a red fox walks through fresh snow in a pine forest at sunrise, slow motion",
@@ -265,7 +265,7 @@ def combine(prefix: str, fps: int, height: int, mode: int = 0) -> Node:
 def text_to_video_upscale_combine(card: dict[str, Any]) -> Graph:
     """Two ways to enlarge, written by VideoHelperSuite."""
     graph = Graph("text_to_video_upscale_combine")
-    graph.add_note(note(STARTER_NOTE.format(more=COMBINE_MORE), (400, 480)))
+    graph.add_note(note(STARTER_NOTE.format(more=COMBINE_MORE), (400, 350)))
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
     sampler = [3, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
