@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,15 @@ def test_recorded_signature_is_where_the_running_one_begins(
     assert running["outputs"][: len(recorded["outputs"])] == recorded["outputs"]
 
 
-def test_examples_are_offered_as_templates_with_their_pictures(
-    comfy: comfy_server.ComfyServer,
-) -> None:
+def test_examples_are_offered_as_templates(comfy: comfy_server.ComfyServer) -> None:
     offered = comfy.get("/workflow_templates")["latte-video"]
     assert set(offered) == {path.stem for path in EXAMPLES.glob("*.json")}
+
+
+@pytest.mark.parametrize("picture", sorted(path.name for path in EXAMPLES.glob("*.jpg")))
+def test_picture_is_served_where_the_template_browser_looks(
+    picture: str, comfy: comfy_server.ComfyServer
+) -> None:
+    address = f"{comfy.url}/api/workflow_templates/latte-video/{picture}"
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert answer.read() == (EXAMPLES / picture).read_bytes()
