@@ -181,7 +181,8 @@ def test_one_prompt_serves_all_videos() -> None:
     latents, timesteps, context = inputs(3, 2, 8, 8)
     shared = ours(latents, timesteps, context[:1])
     spelled_out = ours(latents, timesteps, context[:1].expand(3, -1, -1))
-    assert torch.equal(shared, spelled_out)
+    # Matrix products of one row and of three may round differently.
+    torch.testing.assert_close(shared, spelled_out, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
