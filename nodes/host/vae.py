@@ -20,6 +20,7 @@ from ...latte_core.checkpoint.reader import read_tensors
 from ...latte_core.errors import IncompatibleInputsError, WeightMismatchError
 
 SUBFOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
+FIRST_WEIGHT = "decoder.conv_in.weight"
 DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
 TEMPORAL_MARK = "decoder.mid.block_1.mix_factor"
 SECOND_MID_BLOCK = "decoder.mid.block_2.conv1.weight"
@@ -111,7 +112,12 @@ def reopen_patcher(path: str, kind: str, disable_dynamic: bool = False) -> Any:
 
 
 def to_svd_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename diffusers' layouts to those ComfyUI's autoencoders are written in."""
+    """Rename diffusers' layouts to those ComfyUI's autoencoders are written in.
+
+    A prefix in front of every name, as in all-in-one files, is removed.
+    """
+    prefix = next((k[: -len(FIRST_WEIGHT)] for k in tensors if k.endswith(FIRST_WEIGHT)), "")
+    tensors = {k[len(prefix) :]: value for k, value in tensors.items() if k.startswith(prefix)}
     if "decoder.time_conv_out.weight" in tensors:
         kept = {name: tensors[name] for name in tensors if name.startswith("quant_conv.")}
         return {**temporal_vae_to_svd(tensors), **kept}  # the encoder needs what SVD left out

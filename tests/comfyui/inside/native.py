@@ -35,6 +35,33 @@ def check_model_equals_latte_core(stage: Stage) -> None:
     expect(relative(ours, expected[0].transpose(0, 1)) < TINY)
 
 
+def check_variance_goes_to_the_collector(stage: Stage) -> None:
+    collector = stage.part("nodes.host.hooks").VarianceCollector()
+    core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
+    x, text = torch.randn(5, 4, 8, 8), torch.randn(1, 6, 128)
+    options = {"cond_or_uncond": [0], "latte_variance": collector}
+    steps = torch.full((5,), 500.0)
+    stage.model.model.diffusion_model(x, steps, context=text, transformer_options=options)
+    ((conds, variance),) = collector.take()
+    expected = core(x.transpose(0, 1)[None], steps[:1], text)[0, 4:].transpose(0, 1)
+    error = float((variance - expected).abs().max())
+    expect(conds == [0] and error < 1e-4, conds, error)
+    expect_error("InvalidInputError", ["EasyCache"], collector.take)
+
+
+def check_temporal_attention_can_be_switched_off(stage: Stage) -> None:
+    x, text = torch.randn(3, 4, 8, 8), torch.randn(1, 5, 128)
+    inner = stage.model.model.diffusion_model
+    options = {"latte_temporal_attention": False}
+    steps = torch.full((3,), 500.0)
+    still = inner(x, steps, context=text, transformer_options=options)
+    alone = [
+        inner(x[k : k + 1], steps[:1], context=text, transformer_options=options) for k in range(3)
+    ]
+    expect(relative(still, torch.cat(alone)) < TINY)
+    expect(relative(still, stage.noise_of(x, text)) > 1e-4)
+
+
 def check_each_frame_may_have_its_own_text(stage: Stage) -> None:
     x, text = torch.randn(3, 4, 8, 8), torch.randn(1, 5, 128)
     same = stage.noise_of(x, text)
@@ -150,6 +177,20 @@ def check_both_vaes_encode_like_diffusers(stage: Stage) -> None:
         video = pixels.movedim(-1, 1) * 2 - 1
         expected = reference.encode(video).latent_dist.mode()
         expect(relative(ours, expected) < 1e-4, kind, relative(ours, expected))
+
+
+def check_vae_inside_a_checkpoint_file(stage: Stage) -> None:
+    import safetensors.torch
+
+    source = STARTER / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.torch.load_file(source)
+    weights = {f"first_stage_model.{name}": value for name, value in weights.items()}
+    name = save(weights, "vae", "prefixed.safetensors")
+    vae = stage.call("LatteVAELoader", vae_name=name, kind="auto")[0]
+    plain = stage.call("LatteVAELoader", vae_name="starter", kind="image")[0]
+    latents = {"samples": torch.randn(2, 4, 8, 8)}
+    found = [stage.call("VAEDecode", vae=each, samples=latents)[0] for each in (vae, plain)]
+    expect(torch.equal(*found))
 
 
 def check_chunks_do_not_mix_videos(stage: Stage) -> None:
