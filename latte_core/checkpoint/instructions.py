@@ -7,6 +7,7 @@ mean is told by `outline.py`.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from typing import cast
@@ -40,17 +41,22 @@ class PickleReader:
         """Follow one pickle from the current position of `data` to its end."""
         self.stack, self.memo = [], {}
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-                if count > MAX_INSTRUCTIONS:
-                    raise MalformedPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
-                self.step(opcode.name, argument)
-            self.outline.tree = self.pop()
-        except (ValueError, OverflowError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", DeprecationWarning)  # an unknown escape in a name
+                self._follow(data)
+        except (ValueError, OverflowError, DeprecationWarning) as error:
             is_short = data.tell() >= len(data.getbuffer())
             kind = ShortPickleError if is_short else MalformedPickleError
             raise kind("an instruction that cannot be read") from error
         except (IndexError, KeyError, TypeError) as error:
             raise MalformedPickleError("instructions in an impossible order") from error
+
+    def _follow(self, data: BytesIO) -> None:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count > MAX_INSTRUCTIONS:
+                raise MalformedPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
+            self.step(opcode.name, argument)
+        self.outline.tree = self.pop()
 
     def step(self, name: str, argument: object) -> None:
         """Follow one instruction."""
