@@ -1,8 +1,8 @@
 """Train the starter's transformer and text encoder together on latents of drawn clips.
 
-The objective is the noise prediction of latte.md 10 (uniform timestep, linear betas 1e-4 .. 2e-2),
-each timestep weighted by min(SNR, 5) / SNR so that the noisy steps, which decide colour and
-direction, are not drowned by the many easy ones (Hang et al., 2023).
+The objective is the noise prediction of latte.md 10 (uniform timestep, linear betas 1e-4 .. 2e-2).
+Each timestep is weighted by `timestep_weights`, so that the noisy steps, where place, colour and
+direction are decided but the noise is easy to predict, count as much as the clean ones.
 """
 
 from __future__ import annotations
@@ -109,6 +109,16 @@ def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
     return (place * (NUM_TIMESTEPS / count)).long().clamp(max=NUM_TIMESTEPS - 1)
 
 
+def timestep_weights(alphas: Tensor) -> Tensor:
+    """Weigh the squared noise error of timesteps with the given cumulative alphas, (B,).
+
+    In terms of the predicted clean latents the weight is the square root of the signal-to-noise
+    ratio, limited at a ratio of 5 as by Hang et al., 2023.
+    """
+    ratio = alphas / (1 - alphas)
+    return ratio.clamp(max=SNR_LIMIT).sqrt() / ratio
+
+
 class TextToVideo(nn.Module):
     """The two networks that are trained, as one module."""
 
@@ -193,8 +203,7 @@ class StarterTrainer:
         ids, mask, seen = tokenize(self.tokenizer, captions, rng)
         predicted = self.model(noisy, timesteps, ids, mask, seen)
         errors = (predicted - noise).square().mean(dim=(1, 2, 3, 4))
-        snr = self.alphas[timesteps] / (1 - self.alphas[timesteps])
-        return (errors * (snr.clamp(max=SNR_LIMIT) / snr)).mean()
+        return (errors * timestep_weights(self.alphas[timesteps])).mean()
 
     def train_step(self, rate: float) -> float:
         """Take one optimizer step at the given learning rate and return the loss."""
