@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("folder", help="receives the model, in the layout of Latte-1")
     add("--work", metavar="FOLDER", help="keeps unfinished training (default: FOLDER.training)")
     add("--seed", type=int, default=0, help="of every random choice (default: 0)")
+    add("--start-from", metavar="FOLDER", help="train this starter's networks further")
     add("--scale", type=float, default=1.0, help="multiplies all step counts (default: 1)")
 
 
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     logging.getLogger("latte").setLevel(logging.INFO)
     folder = Path(arguments.folder)
     work = Path(arguments.work or f"{folder}.training")
-    train_starter(folder, work, seed=arguments.seed, steps_scale=arguments.scale)
+    source = None if arguments.start_from is None else Path(arguments.start_from)
+    train_starter(folder, work, seed=arguments.seed, steps_scale=arguments.scale, start_from=source)
     print(f"The model is in {folder}. Measure it with: python -m latte_core evaluate {folder}")
     return 0
 

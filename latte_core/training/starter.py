@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..checkpoint.reader import read_tensors
 from ..checkpoint.writer import write_safetensors
 from .optimizer import seed_global
-from .starter_text import build_text_encoder, write_tokenizer
+from .starter_text import build_text_encoder, load_tokenizer, write_tokenizer
 from .starter_transformer import BATCH_SIZE, POOL_SIZE, STARTER_CONFIG, StarterTrainer
-from .starter_vae import normalize_latents, train_image_vae, train_temporal_vae
+from .starter_vae import build_image_vae, normalize_latents, train_image_vae, train_temporal_vae
 
 logger = logging.getLogger("latte")
 
 IMAGE_VAE_STEPS = 1600
 TEMPORAL_VAE_STEPS = 300
-TRANSFORMER_STEPS = 4600
+TRANSFORMER_STEPS = 4300
 TRANSFORMER_RATE = 1e-3
 
 CARD: dict[str, object] = {
@@ -143,7 +146,52 @@ def add_scores(folder: Path, scores: Mapping[str, float]) -> None:
     write_digests(folder)
 
 
-def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float = 1.0) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """How many steps each part is trained."""
+
+    image_vae: int
+    temporal_vae: int
+    transformer: int
+
+
+def scaled_steps(scale: float) -> Steps:
+    """Return the usual counts times `scale`, at least one of each."""
+    return Steps(
+        image_vae=max(int(IMAGE_VAE_STEPS * scale), 1),
+        temporal_vae=max(int(TEMPORAL_VAE_STEPS * scale), 1),
+        transformer=max(int(TRANSFORMER_STEPS * scale), 1),
+    )
+
+
+def train_autoencoders(folder: Path, work: Path, steps: Steps, seed: int) -> Any:
+    """Train and write both autoencoders and the tokenizer; return the image VAE."""
+    image_vae = train_image_vae(work, steps.image_vae, seed=seed)
+    normalize_latents(image_vae, seed=seed)
+    write_vae(folder / "vae", image_vae)
+    temporal_vae = train_temporal_vae(work, image_vae, steps.temporal_vae, seed=seed)
+    write_vae(folder / "vae_temporal_decoder", temporal_vae)
+    write_tokenizer(folder / "tokenizer")
+    return image_vae
+
+
+def copy_autoencoders(folder: Path, source: Path) -> Any:
+    """Take over autoencoders and tokenizer of another starter; return the image VAE."""
+    for name in ("vae", "vae_temporal_decoder", "tokenizer"):
+        shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+    image_vae = build_image_vae()
+    image_vae.load_state_dict(read_tensors(source / "vae").tensors)
+    return image_vae
+
+
+def train_starter(
+    folder: Path,
+    work: Path,
+    *,
+    seed: int = 0,
+    steps_scale: float = 1.0,
+    start_from: Path | None = None,
+) -> None:
     """Train all parts, each resumable in `work`, and write the starter into `folder`.
 
     Args:
@@ -151,37 +199,43 @@ def train_starter(folder: Path, work: Path, *, seed: int = 0, steps_scale: float
         work: keeps the state of unfinished training.
         seed: of all random choices.
         steps_scale: multiplies all step counts; below 1 for a quick trial of the machinery.
+        start_from: a starter whose autoencoders are kept and whose text encoder and transformer
+            are trained further, with a fresh optimizer.
     """
-    counts = (IMAGE_VAE_STEPS, TEMPORAL_VAE_STEPS, TRANSFORMER_STEPS)
-    image_steps, temporal_steps, steps = (max(int(n * steps_scale), 1) for n in counts)
+    steps = scaled_steps(steps_scale)
     began = time.monotonic()
     logger.info("latte %s: training the starter into %s", __version__, folder.name)
-    image_vae = train_image_vae(work, image_steps, seed=seed)
-    normalize_latents(image_vae, seed=seed)
-    write_vae(folder / "vae", image_vae)
-    temporal_vae = train_temporal_vae(work, image_vae, temporal_steps, seed=seed)
-    write_vae(folder / "vae_temporal_decoder", temporal_vae)
-    tokenizer = write_tokenizer(folder / "tokenizer")
+    if start_from is None:
+        image_vae = train_autoencoders(folder, work, steps, seed)
+    else:
+        image_vae = copy_autoencoders(folder, start_from)
+    tokenizer = load_tokenizer(folder / "tokenizer")
     seed_global(seed)
-    encoder = build_text_encoder(tokenizer)
     trainer = StarterTrainer(
         image_vae,
         tokenizer,
-        encoder,
+        build_text_encoder(tokenizer),
         seed=seed,
         peak_rate=TRANSFORMER_RATE,
         pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), BATCH_SIZE),
     )
-    trainer.run(work / "transformer.pt", steps)
+    if start_from is not None:
+        trainer.start_from(
+            read_tensors(start_from / "transformer").tensors,
+            read_tensors(start_from / "text_encoder").tensors,
+        )
+    trainer.run(work / "transformer.pt", steps.transformer)
     write_networks(folder, trainer)
-    recipe: dict[str, object] = {
-        "command": f"python -m latte_core train-starter FOLDER --seed {seed}",
-        "seed": seed,
-        "image_vae_steps": image_steps,
-        "temporal_vae_steps": temporal_steps,
-        "transformer_steps": steps,
-        "batch_size": BATCH_SIZE,
-        "minutes_of_this_run": round((time.monotonic() - began) / 60),
-    }
-    write_card(folder, recipe)
+    recipe = {**asdict(steps), "minutes": round((time.monotonic() - began) / 60)}
+    write_card(
+        folder, extend_recipe(start_from, {"seed": seed, "batch_size": BATCH_SIZE, **recipe})
+    )
     write_digests(folder)
+
+
+def extend_recipe(start_from: Path | None, run: Mapping[str, object]) -> dict[str, object]:
+    """Return the runs that made a starter, those of the one it started from included."""
+    if start_from is None:
+        return {"runs": [dict(run)]}
+    card = json.loads((start_from / "card.json").read_text(encoding="utf-8"))
+    return {**card["recipe"], "runs": [*card["recipe"]["runs"], dict(run)]}

@@ -69,12 +69,16 @@ def write_tokenizer(folder: Path) -> Any:
             minloglevel=2,
         )
     (folder / "spiece.model").write_bytes(without_paths(model.getvalue()))
-    transformers: Any = import_module("transformers")
-    fast: Any = transformers.T5TokenizerFast
-    tokenizer = fast.from_pretrained(str(folder), model_max_length=TEXT_TOKENS)
+    tokenizer = load_tokenizer(folder)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     write_tokenizer_config(folder)
     return tokenizer
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Open the tokenizer in `folder`."""
+    fast: Any = import_module("transformers").T5TokenizerFast
+    return fast.from_pretrained(str(folder), model_max_length=TEXT_TOKENS)
 
 
 def write_tokenizer_config(folder: Path) -> None:

@@ -11,7 +11,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,13 @@ class StarterTrainer:
         self.alphas = alphas_cumprod()
         self.pool: ClipPool | None = None
         self.step = 0
+
+    def start_from(self, transformer: Mapping[str, Tensor], encoder: Mapping[str, Tensor]) -> None:
+        """Take over the weights of another starter."""
+        self.model.transformer.load_state_dict(transformer)
+        tied = {"encoder.embed_tokens.weight": encoder["shared.weight"]}
+        self.model.text_encoder.load_state_dict({**tied, **encoder})
+        self.average.load_state_dict(self.model.state_dict())
 
     def loss(self, latents: Tensor, captions: Sequence[str], rng: random.Random) -> Tensor:
         """Return the weighted noise prediction error of one batch."""

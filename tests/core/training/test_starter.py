@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from latte_core.checkpoint import read_tensors
 from latte_core.training import starter, starter_text, starter_transformer, starter_vae
 from latte_core.training.starter_scores import score_starter, total_clips
 
@@ -46,6 +47,25 @@ def test_the_folder_is_small_enough_to_ship_and_lists_every_file(made: Path) -> 
     digests = json.loads((folder / "digests.json").read_text())
     names = {path.relative_to(folder).as_posix() for path in files} - {"digests.json"}
     assert set(digests) == names
+
+
+def test_a_starter_can_be_trained_further_from_its_own_files(made: Path, tmp_path: Path) -> None:
+    source = made / "model"
+    starter.train_starter(
+        tmp_path / "next", tmp_path / "work", seed=1, steps_scale=1e-9, start_from=source
+    )
+    for name in ("vae", "vae_temporal_decoder", "tokenizer"):
+        for path in (source / name).iterdir():
+            assert path.read_bytes() == (tmp_path / "next" / name / path.name).read_bytes()
+    before = read_tensors(source / "transformer").tensors
+    after = read_tensors(tmp_path / "next" / "transformer").tensors
+    assert {name: value.shape for name, value in before.items()} == {
+        name: value.shape for name, value in after.items()
+    }
+    far = max(float((before[name].float() - after[name].float()).abs().max()) for name in before)
+    assert 0 < far < 0.01  # one step at the first rate of the warm-up
+    card = json.loads((tmp_path / "next" / "card.json").read_text())
+    assert [run["seed"] for run in card["recipe"]["runs"]] == [0, 1]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(
