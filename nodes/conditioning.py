@@ -10,7 +10,7 @@ class LatteTextEncode:
 
     CATEGORY = "Latte/conditioning"
     DESCRIPTION = (
-        "Encode what should and what should not be seen, exactly as Latte was trained: 120 "
+        "Encode what should and what should not be seen, as the authors of Latte do: 120 "
         "tokens with their mask, both cut to the length of the positive prompt. Text is taken "
         "literally: (word:1.2) and embedding: have no effect here; CLIP Text Encode knows them."
     )

@@ -29,7 +29,7 @@ logger = logging.getLogger("latte")
 
 IMAGE_VAE_STEPS = 1600
 TEMPORAL_VAE_STEPS = 300
-TRANSFORMER_STEPS = 4300
+TRANSFORMER_STEPS = 5300
 TRANSFORMER_RATE = 1e-3
 
 CARD: dict[str, object] = {

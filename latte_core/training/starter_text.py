@@ -49,9 +49,9 @@ def write_tokenizer(folder: Path) -> Any:
     sentences = word_salad() + list(LETTERS) * 4
     folding = "".join(f"{ord(c):X}\t{ord(c.lower()):X}\n" for c in string.ascii_uppercase)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
-        rules.write(folding)
-        rules.flush()
+    with tempfile.TemporaryDirectory() as scratch:
+        rules = Path(scratch) / "rules.tsv"
+        rules.write_text(folding, encoding="ascii")
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(sentences),
@@ -59,7 +59,7 @@ def write_tokenizer(folder: Path) -> Any:
             vocab_size=NUM_PIECES,
             hard_vocab_limit=False,
             model_type="unigram",
-            normalization_rule_tsv=rules.name,
+            normalization_rule_tsv=str(rules),
             required_chars=LETTERS,
             pad_id=0,
             eos_id=1,
