@@ -139,7 +139,7 @@ def text_to_video(card: dict[str, Any]) -> Graph:
     graph.add_note(note(STARTER_NOTE.format(more=TEXT_TO_VIDEO_MORE), (400, 310)))
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
-    sampler = [7, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
+    sampler = [1, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
     middle = latte_middle("a blue square moving up", size, sampler)
     scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
     create, save = save_nodes("video/Latte", card["fps"])
@@ -268,7 +268,7 @@ def text_to_video_upscale_combine(card: dict[str, Any]) -> Graph:
     graph.add_note(note(STARTER_NOTE.format(more=COMBINE_MORE), (400, 350)))
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
-    sampler = [3, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
+    sampler = [10, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
     middle = latte_middle("a yellow triangle moving left", size, sampler)
     scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
     write = combine("Latte_x4", card["fps"], 640)
