@@ -29,7 +29,7 @@ CLIPS = {
     "yellow_triangle_right": "a yellow triangle moving right",
     "purple_circle_down": "a purple circle moving down",
 }
-# Seeds at which the starter moves the object as told; its card says how often that is.
+# Picked because the object happens to move as told: the starter does not read directions yet.
 SEEDS = {
     "a blue square moving up": 1,
     "a red circle moving left": 7,
