@@ -59,3 +59,11 @@ def spatial_table(
     row = sincos_table(half, axis_coordinates(rows, base, scale)).to(device)
     grid = [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)]
     return torch.cat(grid, dim=2).view(rows * columns, width)
+
+
+def integer_table(width: int, rows: int, columns: int, device: torch.device) -> Tensor:
+    """Return the spatial table (S, D) at the coordinates 0 .. rows - 1 and 0 .. columns - 1."""
+    # the coordinates of `spatial_table` span its base; rectangles need each axis at its own
+    longest = max(rows, columns)
+    square = spatial_table(width, longest, longest, longest, 1, device)
+    return square.view(longest, longest, width)[:rows, :columns].reshape(rows * columns, width)
