@@ -5,49 +5,32 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import IncompatibleInputsError, InvalidInputError
+from .errors import IncompatibleInputsError
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
+from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_text import Condition, TextInputs, make_conditions
 from .sampling import (
     NoisePredictor,
     ScheduleSettings,
     StepNoise,
     guided_in_one_batch,
-    make_noise,
-    make_step_noise,
     make_stepper,
     resolve_sampler,
     sample,
     uses_guidance,
 )
 from .text.t5 import TextEncoder
-from .types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, StepInfo, VideoShape, check_integer
+from .types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, VideoShape, check_integer
 from .vae.frames import VideoVAE
 
-OUTPUTS = ("frames", "latents")
-
 logger = logging.getLogger("latte")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PipelineResult:
-    """What a pipeline made.
-
-    Args:
-        latents: (N, 4, F, h, w) float32.
-        frames: (F, H, W, 3) float32 in [0, 1], (N, F, H, W, 3) for a list of prompts, or None if
-            only latents were asked for.
-    """
-
-    latents: Tensor
-    frames: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,8 +161,8 @@ class Pipeline:
             NonFiniteError: if the run breaks down to NaN.
             CheckpointError: if a text encoder or VAE is needed and missing.
         """
-        _check_choice("vae", vae, tuple(VAE_FOLDERS))
-        _check_choice("output", output, OUTPUTS)
+        check_choice("vae", vae, tuple(VAE_FOLDERS))
+        check_choice("output", output, OUTPUTS)
         if decode_chunk is not None:
             check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
         is_guided = uses_guidance(guidance_scale)
@@ -201,14 +184,14 @@ class Pipeline:
             eta=eta,
             temporal_attention=temporal_attention,
         )
-        noise, step_noise = _noise(request.shape.latent_size(), seed, noise_order, latents)
+        noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         self._check_run(request, step_noise[0])
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         conditions = make_conditions(text, self.parts.text_encoder)
         made = [
             self._sample(request, noise[index : index + 1], step_noise[index], condition, listener)
             for index, (condition, listener) in enumerate(
-                zip(conditions, _listeners(callback, count), strict=True)
+                zip(conditions, listeners(callback, count), strict=True)
             )
         ]
         clean = torch.cat(made)
@@ -322,42 +305,3 @@ class Pipeline:
             )
 
         return predict
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidInputError(
-            f"{name} is {value!r}, but it must be {' or '.join(map(repr, choices))}."
-        )
-
-
-def _noise(
-    size: tuple[int, int, int, int, int],
-    seed: int | Sequence[int],
-    noise_order: str,
-    latents: Tensor | None,
-) -> tuple[Tensor, list[StepNoise]]:
-    """Return start noise, and the step noise of each video on its own."""
-    noise = make_noise(size, seed, noise_order) if latents is None else latents
-    steps = make_step_noise(size, seed, noise_order, start_was_drawn=latents is None)
-    return noise, [replace(steps, generators=(one,)) for one in steps.generators]
-
-
-def _listeners(callback: StepCallback | None, count: int) -> list[StepCallback | None]:
-    """Return one callback per video that reports progress over all of them."""
-    return [
-        None if callback is None else _Listener(callback, index, count) for index in range(count)
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    """Passes steps of video number `index` of `count` on, numbered through."""
-
-    callback: StepCallback
-    index: int
-    count: int
-
-    def __call__(self, info: StepInfo) -> None:
-        step = self.index * info.num_steps + info.step
-        self.callback(replace(info, step=step, num_steps=self.count * info.num_steps))

@@ -32,7 +32,8 @@ LAYERS = (
     {"cli"},
 )
 SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
-SAME_AS = {"pipeline_parts": "pipeline", "pipeline_text": "pipeline", "__main__": "cli"}
+PIPELINE = ("class_parts", "class_pipeline", "pipeline_parts", "pipeline_run", "pipeline_text")
+SAME_AS = {**dict.fromkeys(PIPELINE, "pipeline"), "__main__": "cli"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
                 "node_helpers", "server"}  # fmt: skip
 NEEDED_PACKAGES = {"torch", "einops", "safetensors"}  # what importing latte_core may ask for
