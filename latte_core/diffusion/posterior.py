@@ -39,11 +39,18 @@ class Posterior:
 
     @property
     def log_variances(self) -> Tensor:
-        """(T,) float64 logarithms of the lower bound; entry 0 repeats entry 1, being infinite."""
+        """(T,) float64 logarithms of the lower bound; if entry 0 is infinite, it repeats entry 1.
+
+        A run of one step repeats its beta instead.
+        """
         variances = self.variances
-        if len(variances) > 1:
-            return torch.log(torch.cat([variances[1:2], variances[1:]]))
-        return torch.log(self.betas)
+        if self.ends_clean(0):
+            variances[0] = variances[1] if len(variances) > 1 else self.betas[0]
+        return torch.log(variances)
+
+    def ends_clean(self, index: int) -> bool:
+        """Return whether the step ends at clean latents, where no noise is added."""
+        return float(self.next_alphas_cumprod[index]) == 1.0
 
     def mean(self, index: int, denoised: Tensor, latents: Tensor) -> Tensor:
         """Return the mean of the next latents, shaped as the latents are."""
@@ -62,7 +69,7 @@ class Posterior:
             prediction: the model's output; channels after the fourth choose between the lower
                 bound (-1) and beta (1). Without them the lower bound is taken.
         """
-        if float(self.next_alphas_cumprod[index]) == 1.0:
+        if self.ends_clean(index):
             return 0.0
         lower = float(self.log_variances[index])
         if prediction.shape[1] == LATENT_CHANNELS:

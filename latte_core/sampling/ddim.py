@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from ..errors import InvalidInputError
+from ..diffusion.ddim import check_eta, ddim_next, ddim_spread
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
 from .stepper import AlphaTable, clip, noise_part, predict_denoised
@@ -28,17 +26,13 @@ class DdimStepper:
     def __init__(
         self, settings: ScheduleSettings, num_steps: int, eta: float, noise: StepNoise
     ) -> None:
-        if not (math.isfinite(eta) and 0 <= eta <= 1):
-            raise InvalidInputError(
-                f"eta is {eta!r}, but it must be from 0 (deterministic) to 1 (fully stochastic)."
-            )
         self._visits = settings.timesteps(num_steps)
         self._stride = TRAIN_STEPS // num_steps
         self._clip_range = settings.clip_range
         self._alphas = AlphaTable.from_tensor(
             settings.alphas_cumprod(), ends_clean=settings.set_alpha_to_one is not False
         )
-        self._eta = eta
+        self._eta = check_eta(eta)
         self._noise = noise
 
     @property
@@ -57,11 +51,8 @@ class DdimStepper:
         alpha, next_alpha = self._alphas.at(timestep), self._alphas.at(timestep - self._stride)
         noise_pred = noise_part(prediction)
         denoised = clip(predict_denoised(latents, noise_pred, alpha), self._clip_range)
-        spread = self._eta * math.sqrt(
-            (1 - next_alpha) / (1 - alpha) * max(1 - alpha / next_alpha, 0.0)
-        )
-        direction = math.sqrt(max(1 - next_alpha - spread**2, 0.0))
-        latents = next_alpha**0.5 * denoised + direction * noise_pred
+        spread = ddim_spread(alpha, next_alpha, self._eta)
+        latents = ddim_next(denoised, noise_pred, next_alpha, spread)
         if spread > 0:
             latents = latents + spread * self._noise.draw(latents.shape)
         return latents

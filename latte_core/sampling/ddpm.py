@@ -5,15 +5,13 @@ The variance uses the four channels that the other samplers drop (improved DDPM,
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..types import LATENT_CHANNELS
+from ..diffusion.posterior import Posterior
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
-from .stepper import AlphaTable, clip, noise_part, predict_denoised
+from .stepper import clip, noise_part, predict_denoised
 
 
 class DdpmStepper:
@@ -33,9 +31,8 @@ class DdpmStepper:
 
     def __init__(self, settings: ScheduleSettings, num_steps: int, noise: StepNoise) -> None:
         self._visits = settings.timesteps(num_steps)
-        self._stride = TRAIN_STEPS // num_steps
         self._clip_range = settings.clip_range
-        self._alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
+        self._posterior = _posterior(settings, self._visits, TRAIN_STEPS // num_steps)
         self._noise = noise
 
     @property
@@ -50,24 +47,19 @@ class DdpmStepper:
         return latents
 
     def step(self, prediction: Tensor, call: int, latents: Tensor) -> Tensor:
-        timestep = self._visits[call]
-        alpha, next_alpha = self._alphas.at(timestep), self._alphas.at(timestep - self._stride)
-        beta = 1 - alpha / next_alpha
+        index = len(self._visits) - 1 - call
+        alpha = float(self._posterior.alphas_cumprod[index])
         denoised = predict_denoised(latents, noise_part(prediction), alpha)
-        denoised = clip(denoised, self._clip_range)
-        mean = (beta * next_alpha**0.5 / (1 - alpha)) * denoised + (
-            (1 - next_alpha) * (1 - beta) ** 0.5 / (1 - alpha)
-        ) * latents
-        if next_alpha == 1.0 or beta <= 0:
+        mean = self._posterior.mean(index, clip(denoised, self._clip_range), latents)
+        if self._posterior.ends_clean(index):
             return mean
-        lower = math.log(beta * (1 - next_alpha) / (1 - alpha))
-        deviation = _deviation(prediction, lower, math.log(beta))
+        deviation = self._posterior.deviation(index, prediction)
         return mean + deviation * self._noise.draw(mean.shape)
 
 
-def _deviation(prediction: Tensor, lower: float, upper: float) -> Tensor | float:
-    """Return the standard deviation between the two log-variance bounds."""
-    if prediction.shape[1] == LATENT_CHANNELS:
-        return math.exp(0.5 * lower)
-    share = (prediction[:, LATENT_CHANNELS:] + 1) / 2
-    return torch.exp(0.5 * (share * upper + (1 - share) * lower))
+def _posterior(settings: ScheduleSettings, visits: list[int], stride: int) -> Posterior:
+    """Return the tables of steps that go down by `stride`, whatever the next visit is."""
+    alphas = settings.alphas_cumprod()
+    ascending = torch.tensor(visits[::-1])
+    next_alphas = torch.where(ascending < stride, 1.0, alphas[(ascending - stride).clamp(min=0)])
+    return Posterior(alphas[ascending], next_alphas)

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..diffusion.betas import (
+    BETA_END,
+    BETA_START,
+    TRAIN_STEPS,
+    alphas_cumprod_of,
+    linear_betas,
+    scaled_linear_betas,
+)
 from ..errors import InvalidInputError
 from ..types import check_integer
 
-TRAIN_STEPS = 1000
 BETA_SCHEDULES = ("linear", "scaled_linear")
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -36,8 +42,8 @@ class ScheduleSettings:
     Source: Latte-1's scheduler_config.json (latte.md 7.5).
     """
 
-    beta_start: float = 1e-4
-    beta_end: float = 2e-2
+    beta_start: float = BETA_START
+    beta_end: float = BETA_END
     beta_schedule: str = "linear"
     timestep_spacing: str = "leading"
     steps_offset: int = 0
@@ -88,12 +94,8 @@ class ScheduleSettings:
 
     def alphas_cumprod(self) -> Tensor:
         """Return the (1000,) float64 products of 1 - beta, on the CPU."""
-        start, end = self.beta_start, self.beta_end
-        if self.beta_schedule == "scaled_linear":
-            betas = torch.linspace(start**0.5, end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
-        else:
-            betas = torch.linspace(start, end, TRAIN_STEPS, dtype=torch.float64)
-        return (1 - betas).cumprod(0)
+        make = scaled_linear_betas if self.beta_schedule == "scaled_linear" else linear_betas
+        return alphas_cumprod_of(make(self.beta_start, self.beta_end))
 
     def timesteps(self, num_steps: int) -> list[int]:
         """Return the `num_steps` training-time indices to visit, highest first.

@@ -163,3 +163,11 @@ def test_posterior_follows_any_pair_of_levels() -> None:
         torch.tensor([0.9, 0.5], dtype=torch.float64), torch.tensor([1.0, 0.8], dtype=torch.float64)
     )
     assert posterior.betas.tolist() == pytest.approx([0.1, 1 - 0.5 / 0.8])
+
+
+def test_run_that_ends_above_clean_latents_keeps_its_own_last_variance() -> None:
+    alphas = torch.tensor([0.9, 0.5], dtype=torch.float64)
+    posterior = Posterior(alphas, torch.tensor([0.99, 0.9], dtype=torch.float64))
+    expected = [(1 - 0.9 / 0.99) * 0.01 / 0.1, (1 - 0.5 / 0.9) * 0.1 / 0.5]
+    assert posterior.log_variances.exp().tolist() == pytest.approx(expected)
+    assert posterior.deviation(0, torch.zeros(1, 4, 1, 2, 2)) == pytest.approx(expected[0] ** 0.5)
