@@ -206,12 +206,28 @@ class LatteConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> LatteConfig:
         """Read our own config, or the settings of the reference under its names.
 
+        Settings that are not given have the defaults of this class, and the reference's 1000
+        classes where its `extras` says that there are classes and not how many.
+
+        Raises:
+            InvalidInputError: for an unknown key, see `translate`, or for a bad value.
+        """
+        used = cls.translate(values)
+        if values.get("extras") == 2:
+            used.setdefault("num_classes", REFERENCE_CLASSES)
+        return cls(**used)
+
+    @classmethod
+    def translate(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the given settings, and no others, under our own names.
+
         Of the reference's names `extras` (1, 2, 78), `model` ("Latte-XL/2"), `image_size` (pixels)
         and `latent_size` are understood. Keys that start with `_` and those that do not shape the
         network are ignored.
 
         Raises:
-            InvalidInputError: for any other unknown key, naming it, or for a bad value.
+            InvalidInputError: for any other unknown key, naming it, or for two names of one
+                setting that differ.
         """
         used: dict[str, Any] = {
             key: value
@@ -229,7 +245,7 @@ class LatteConfig:
                 f"The Latte config has the unknown key {', '.join(unknown)}. It belongs to "
                 "another model, or has a spelling mistake."
             )
-        return cls(**used)
+        return used
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LatteConfig:
@@ -289,9 +305,7 @@ def _apply_extras(used: dict[str, Any], extras: object) -> None:
             "(class) or 78 (CLIP text)."
         )
     _set_alias(used, "conditioning", EXTRAS[extras])
-    if extras == 2:
-        used.setdefault("num_classes", REFERENCE_CLASSES)
-    else:
+    if extras != 2:
         used.pop("num_classes", None)
 
 

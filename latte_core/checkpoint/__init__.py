@@ -10,6 +10,7 @@ from .adapters import (
 )
 from .convert import Conversion, convert
 from .detect import detect_t2v
+from .detect_latte import detect_latte
 from .families import Family
 from .identify import Identification, identify, require_family
 from .loader import load_transformer
@@ -34,6 +35,7 @@ __all__ = [
     "VerifiedFiles",
     "convert",
     "dequantize",
+    "detect_latte",
     "detect_t2v",
     "drop_derived",
     "identify",

@@ -7,9 +7,9 @@ in the file, beside it, or from the caller, else from the released models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isqrt
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ TEMPORAL_BLOCK = "temporal_transformer_blocks."
 SPATIAL_BLOCK = "transformer_blocks."
 RELEASED_HEADS = 16
 CONFIG_KEY = "config"
+Config = TypeVar("Config")
 CLASS_NAMES = ("LatteTransformer3DModel", "LatteT2V", "Transformer2DModel")
 
 
@@ -68,14 +69,32 @@ def config_of(
 ) -> LatteT2VConfig:
     """Return the config of weights that are known to be a LatteT2V's; see `detect_t2v`."""
     first = first_dimensions(shapes, prefix)
-    own = config_in(metadata) or {}
-    if config is not None:
-        given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
-        return join(first, {**own, **given})
+    given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
+
+    def join_all(*layers: Mapping[str, Any]) -> LatteT2VConfig:
+        return join(first, {key: layer[key] for layer in layers for key in layer})
+
+    return resolve(join_all, config_in(metadata) or {}, given)
+
+
+def resolve(
+    join_all: Callable[..., Config], own: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> Config:
+    """Return what `join_all` makes of a file's own settings and, over them, those of the caller.
+
+    Raises:
+        CorruptCheckpointError: if the file's own settings alone cannot be used.
+        InvalidInputError: if settings cannot be used and the caller gave some.
+    """
+    if given is not None:
+        return join_all(own, given)
     try:
-        return join(first, own)
+        return join_all(own)
     except InvalidInputError as error:
-        raise CorruptCheckpointError(f"The config in the file is unusable: {error}") from error
+        found = (
+            "The config in the file is unusable" if own else "The weights are of no usable model"
+        )
+        raise CorruptCheckpointError(f"{found}: {error}") from error
 
 
 def first_dimensions(shapes: Mapping[str, Shaped], prefix: str) -> dict[str, int]:

@@ -27,6 +27,11 @@ OTHER_PARTS = (
 # A config as the bytes of its JSON: what ComfyUI's "Save Model" keeps where metadata is lost.
 CONFIG_TENSOR = "latte_config"
 T2V_MARK = "temporal_transformer_blocks.0.attn1.to_q.weight"
+LATTE_MARK = "blocks.0.attn.qkv.weight"
+LATTE_INPUT = "x_embedder.proj.weight"
+# Any of these tells a Latte or a DiT from other transformers with the two names above.
+LATTE_SIGNS = ("temp_embed", "blocks.0.adaLN_modulation.1.weight", "t_embedder.mlp.0.weight")
+CROSS_ATTENTION = "blocks.0.cross_attn."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +64,19 @@ def find_prefix(names: Iterable[str], mark: str) -> str | None:
     if not known:
         return None
     return min(known, key=lambda prefix: ("ema." not in prefix, len(prefix), prefix))
+
+
+def looks_like_latte(names: Iterable[str], prefix: str = "") -> bool:
+    """Return whether the names behind `prefix` are those of a class-conditional or unconditional
+    Latte, or of a DiT, whose names are the same (latte.md 9.4).
+
+    PixArt and its relatives have these names and cross-attention.
+    """
+    known = set(names)
+    if f"{prefix}{LATTE_MARK}" not in known or f"{prefix}{LATTE_INPUT}" not in known:
+        return False
+    has_sign = any(f"{prefix}{sign}" in known for sign in LATTE_SIGNS)
+    return has_sign and not any(name.startswith(f"{prefix}{CROSS_ATTENTION}") for name in known)
 
 
 def select_model(names: Iterable[str], mark: str = T2V_MARK) -> Selection | None:

@@ -182,9 +182,11 @@ FAMILY_NAMES: dict[str, dict[str, Shape]] = {
         "x_embedder.proj.weight": (1152, 4, 2, 2),
         "blocks.0.attn.qkv.weight": (3456, 1152),
         "blocks.0.adaLN_modulation.1.weight": (6912, 1152),
+        "blocks.1.attn.qkv.weight": (3456, 1152),
         "final_layer.linear.weight": (32, 1152),
     },
     "DIT": {
+        "pos_embed": (1, 256, 1152),
         "x_embedder.proj.weight": (1152, 4, 2, 2),
         "y_embedder.embedding_table.weight": (1001, 1152),
         "blocks.0.attn.qkv.weight": (3456, 1152),
