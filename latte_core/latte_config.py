@@ -28,6 +28,7 @@ IGNORED_KEYS = frozenset({"attention_bias", "attention_mode", "fixed_spatial", "
 # name -> (depth, hidden_size, num_heads); "Latte-XL/2" adds the patch size (latte.md 1)
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 PATCH_SIZES = (2, 4, 8)
+XL_DEPTH_OF_TWO_ATTENTIONS = 23  # variants 3 and 4 of XL, for as many weights as 1 and 2 have
 PRESETS = tuple(f"Latte-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES)
 
 INTEGER_RANGES: dict[str, tuple[int, int]] = {
@@ -61,13 +62,14 @@ class LatteConfig:
         conditioning: "none", "class" or "clip_text" (77 CLIP tokens, flattened).
         num_classes: classes without the null class; 0 unless `conditioning` is "class".
         text_features: width of the flattened text; used by "clip_text" only.
-        class_dropout_prob: share of labels replaced by the null class in training mode.
+        class_dropout_prob: share of labels replaced by the null class in training mode; at 0 the
+            model has no null class.
         learn_sigma: whether variance logits follow the noise in the output.
         variant: 1 interleaved, 2 late fusion, 3 two attentions one after the other in each block,
             4 two attentions side by side in each block (paper, section 3.2).
         tubelet_size: frames of one token; 1 is the released uniform frame patch embedding.
         injection: "adaln" (released), or "tokens": timestep and label as tokens of each frame.
-        temporal_positions: "absolute" (released) or "rotary".
+        temporal_positions: "absolute" (released), or "rotary", which has no temporal table.
         has_temporal: False for DiT's image models: every block is spatial, frames are independent.
 
     Raises:
@@ -140,10 +142,12 @@ class LatteConfig:
                 f"heads (variant {self.variant}), but the size must be a multiple of 4 and of the "
                 f"{self.attention_heads} heads of each attention."
             )
-        if not self.has_temporal and (self.variant != 1 or self.tubelet_size != 1):
+        of_image_model = (self.variant, self.tubelet_size, self.temporal_positions)
+        if not self.has_temporal and of_image_model != (1, 1, "absolute"):
             raise InvalidInputError(
-                f"The Latte config says has_temporal = false with variant {self.variant} and "
-                f"tubelet_size {self.tubelet_size}; an image model has 1 and 1."
+                f"The Latte config says has_temporal = false with variant {self.variant}, "
+                f"tubelet_size {self.tubelet_size} and {self.temporal_positions} temporal "
+                "positions; an image model has 1, 1 and absolute."
             )
         if self.has_temporal and self.variant in (1, 2) and self.depth % 2:
             raise InvalidInputError(
@@ -189,8 +193,30 @@ class LatteConfig:
 
     @property
     def null_class(self) -> int:
-        """Label that stands for "any class": the one after the last."""
+        """Label that stands for "any class": the one after the last; see `has_null_class`."""
         return self.num_classes
+
+    @property
+    def has_null_class(self) -> bool:
+        """Whether the label table has a row for any class; needed by guidance."""
+        return self.conditioning == "class" and self.class_dropout_prob > 0
+
+    @property
+    def num_labels(self) -> int:
+        """Rows of the label table."""
+        return self.num_classes + int(self.has_null_class)
+
+    @property
+    def num_condition_tokens(self) -> int:
+        """Tokens put in front of each frame: timestep and label or text, none under "adaln"."""
+        if self.injection == "adaln":
+            return 0
+        return 1 if self.conditioning == "none" else 2
+
+    @property
+    def has_temporal_table(self) -> bool:
+        """Whether frames are told apart by a table that is added to them."""
+        return self.has_temporal and self.temporal_positions == "absolute"
 
     @property
     def num_units(self) -> int:
@@ -234,7 +260,7 @@ class LatteConfig:
             for key, value in values.items()
             if not key.startswith("_") and key not in IGNORED_KEYS
         }
-        preset: dict[str, Any] = _from_preset(used.pop("model", None))
+        preset: dict[str, Any] = _from_preset(used.pop("model", None), used.get("variant"))
         used = {**preset, **used}
         _set_alias(used, "input_size", used.pop("latent_size", None))
         _set_alias(used, "input_size", _cells(used.pop("image_size", None)))
@@ -249,7 +275,10 @@ class LatteConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LatteConfig:
-        """Return one of the paper's sizes, such as "Latte-XL/2"; `changes` win over it."""
+        """Return one of the paper's sizes, such as "Latte-XL/2"; `changes` win over it.
+
+        Size XL has 28 blocks, and 23 in variants 3 and 4.
+        """
         return cls.from_dict({"model": name, **changes})
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,7 +286,7 @@ class LatteConfig:
         return {"_class_name": CLASS_NAME, **asdict(self)}
 
 
-def _from_preset(name: object) -> dict[str, Any]:
+def _from_preset(name: object, variant: object) -> dict[str, Any]:
     if name is None:
         return {}
     known = str(name).removeprefix("LatteIMG-").removeprefix("Latte-")
@@ -267,6 +296,8 @@ def _from_preset(name: object) -> dict[str, Any]:
             f"There is no Latte of size {name!r}. The sizes are {', '.join(PRESETS)}."
         )
     depth, hidden_size, num_heads = SIZES[size]
+    if size == "XL" and variant in (3, 4):
+        depth = XL_DEPTH_OF_TWO_ATTENTIONS
     return {
         "depth": depth,
         "hidden_size": hidden_size,

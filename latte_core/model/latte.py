@@ -8,6 +8,7 @@ released weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,22 +16,34 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..errors import IncompatibleInputsError, InvalidInputError
 from ..latte_config import LatteConfig
 from .attention import DEFAULT_HOOKS, BlockHooks
-from .latte_blocks import Condition, LatteBlock, Pass, make_blocks
+from .latte_blocks import Pass, add_temporal_table, make_blocks, on_clip, spread_to_frames
+from .latte_inputs import (
+    check_conditioning,
+    check_dropped,
+    check_labels,
+    check_latents,
+    check_text,
+    check_timesteps,
+)
 from .latte_layers import FinalLayer, LabelEmbedder, PatchEmbedder, TimestepEmbedder, fixed_table
-from .positional import integer_table, temporal_table
+from .positional import integer_table, rotary_table, temporal_table
 
 
 class Latte(nn.Module):
     """Predict noise (and variance logits) of noisy video latents, with or without a class.
 
+    A host that runs, skips or replaces blocks (`BlockHooks.run_block`) is given the tokens
+    (B, F*S, D) and, in the place of both context and modulation, the condition (B, 1, D), or
+    (B, 1 + I, D) where I images have labels of their own, or (B, 0, D) where timestep and label
+    are tokens among the others.
+
     Args:
         config: sizes and arrangement; see `LatteConfig`.
         operations: namespace with Linear, Embedding, Conv2d and Conv3d from which every layer is
             made. A namespace other than torch.nn is taken to cast weights by itself.
-        dtype, device: of the layers; the position tables are always float32.
+        dtype, device: of the layers; the position tables are made in float32.
     """
 
     def __init__(
@@ -49,12 +62,12 @@ class Latte(nn.Module):
         self.x_embedder = PatchEmbedder(config, **made_by)
         self.t_embedder = TimestepEmbedder(width, **made_by)
         if config.conditioning == "class":
-            self.y_embedder = LabelEmbedder(config.num_classes, width, **made_by)
+            self.y_embedder = LabelEmbedder(config.num_labels, width, **made_by)
         if config.conditioning == "clip_text":
             linear = operations.Linear(config.text_features, width, dtype=dtype, device=device)
             self.text_embedding_projection = nn.ModuleList([nn.SiLU(), linear])
         self.pos_embed = fixed_table(config.table_side**2, width, device)
-        if config.has_temporal:
+        if config.has_temporal_table:
             self.temp_embed = fixed_table(config.num_frames // config.tubelet_size, width, device)
         self.blocks = nn.ModuleList(make_blocks(config, **made_by))
         self.final_layer = FinalLayer(config, **made_by)
@@ -88,12 +101,11 @@ class Latte(nn.Module):
         text_embedding: Tensor | None = None,
         num_images: int = 0,
         image_labels: Tensor | None = None,
+        drop_labels: Tensor | None = None,
         enable_temporal_attention: bool = True,
         hooks: BlockHooks = DEFAULT_HOOKS,
     ) -> Tensor:
         """Predict noise and variance logits.
-
-        In training mode labels are replaced by the null class at random, as the config says.
 
         Args:
             latents: (B, 4, F, h, w) noisy latents; h and w are multiples of the patch size.
@@ -104,6 +116,9 @@ class Latte(nn.Module):
             num_images: how many of the F frames, the last ones, are single images, which no
                 temporal attention sees (joint training, latte.md 3).
             image_labels: (B, num_images) labels of the images; without them the clip's serve.
+            drop_labels: (B,), True where the null class takes the place of a video's label and of
+                its images' labels. By default labels are dropped in training mode only, at random
+                as the config says, one draw for the clip and one for all its images.
             enable_temporal_attention: False makes F independent images.
             hooks: what a host does in the place of attention and around blocks.
 
@@ -114,132 +129,133 @@ class Latte(nn.Module):
         Raises:
             InvalidInputError, IncompatibleInputsError: naming what does not fit.
         """
-        rows, columns = self._check_latents(latents, num_images)
+        rows, columns = check_latents(self.config, latents, num_images)
+        check_conditioning(
+            self.config, class_labels, text_embedding, image_labels, drop_labels, num_images
+        )
         dtype = self._compute_dtype(latents)
-        batch, _, frames, _, _ = latents.shape
-        timesteps = torch.as_tensor(timesteps, device=latents.device).expand(batch)
-        time = self.t_embedder(timesteps, dtype)  # B D
-        steering = self._steering(latents, class_labels, text_embedding, image_labels, num_images)
+        time = self.t_embedder(check_timesteps(timesteps, latents), dtype)[:, None]  # B 1 D
+        given = None  # B 1 D, or B (1 + I) D where images have labels of their own
+        if class_labels is not None:
+            given = self._embed_labels(latents, class_labels, image_labels, num_images, drop_labels)
+        if text_embedding is not None:
+            given = self._embed_text(text_embedding.to(latents.device, dtype), latents.shape[0])
 
-        hidden = self.x_embedder(latents.to(dtype))  # B F S D
-        hidden = (hidden + self._spatial_table(rows, columns, hidden.device)).to(dtype)
-        num_frames = (frames - num_images) // self.config.tubelet_size
-        table = self._temporal_table(num_frames, hidden.device)
-        if self.config.variant == 4 and table is not None and enable_temporal_attention:
-            clip = hidden[:, :num_frames] + table[:, None].to(dtype)
-            hidden = torch.cat([clip, hidden[:, num_frames:]], dim=1)
-            table = None
-        condition, extra_tokens = self._inject(time, steering, hidden.shape[1])
-        hidden = torch.cat([*extra_tokens, hidden], dim=2)
-        run = Pass(
-            condition=condition,
+        num_frames = (latents.shape[2] - num_images) // self.config.tubelet_size
+        run = self._plan(num_frames, latents.device, hooks, enable_temporal_attention)
+        hidden = self._embed_latents(latents.to(dtype), rows, columns, run)  # B F S D
+        hidden, condition = self._inject(hidden, time, given, run)
+        hidden = self._run_blocks(hidden, condition, run)[:, :, self.config.num_condition_tokens :]
+        if self.config.conditioning == "clip_text":
+            condition = time  # parity: the reference's final layer does not see the CLIP text
+        return self._decode(hidden, condition, run, rows).to(latents.dtype)
+
+    def _plan(self, num_frames: int, device: torch.device, hooks: BlockHooks, is_on: bool) -> Pass:
+        """Return what all blocks share; `is_on` says whether there is temporal attention."""
+        table = rotation = None
+        if is_on and self.config.has_temporal_table:
+            table = self._temporal_table(num_frames, device)
+        if is_on and self.config.temporal_positions == "rotary":
+            head_width = self.config.hidden_size // self.config.attention_heads
+            rotation = rotary_table(head_width, num_frames, device)
+        return Pass(
             num_frames=num_frames,
             hooks=hooks,
             temporal_table=table,
-            is_temporal=enable_temporal_attention,
+            rotation=rotation,
+            is_temporal=is_on,
         )
-        hidden = self._run_blocks(hidden, run)[:, :, len(extra_tokens) :]
-        return self._decode(hidden, time, run, rows).to(latents.dtype)
 
-    def _run_blocks(self, hidden: Tensor, run: Pass) -> Tensor:
-        """Run all blocks; a host may run, skip or replace units (pairs in variant 1)."""
-        blocks: list[LatteBlock] = list(self.blocks)  # pyright: ignore[reportAssignmentType]
-        step = 2 if self.config.is_paired else 1
-        first_temporal = self.config.depth // 2 if self.config.variant == 2 else step - 1
-        shape = hidden.shape
-        clip = hidden.new_zeros(shape[0], shape[3]) if run.condition is None else run.condition.clip
-        hidden = hidden.flatten(1, 2)  # B (F S) D, as hosts know it
-        for unit in range(self.config.num_units):
-            numbers = range(unit * step, (unit + 1) * step)
+    def _embed_latents(self, latents: Tensor, rows: int, columns: int, run: Pass) -> Tensor:
+        """Cut latents into tokens (B, F, S, D) that know their place."""
+        hidden = self.x_embedder(latents)
+        hidden = (hidden + self._spatial_table(rows, columns, hidden.device)).to(hidden.dtype)
+        if self.config.variant == 4:
+            hidden = on_clip(hidden, run, partial(add_temporal_table, run=run))
+        return hidden
 
-            def apply(hidden: Tensor, _: Tensor, __: Tensor, numbers: range = numbers) -> Tensor:
-                tokens = hidden.view(shape)
-                for number in numbers:
-                    is_first = number == first_temporal
-                    tokens = blocks[number](tokens, run, number // step, is_first)
-                return tokens.flatten(1, 2)
-
-            if run.hooks.run_block is None:
-                hidden = apply(hidden, clip, clip)
-            else:
-                hidden = run.hooks.run_block(unit, apply, hidden, clip[:, None], clip)
-        return hidden.view(shape)
-
-    def _decode(self, hidden: Tensor, time: Tensor, run: Pass, rows: int) -> Tensor:
-        """Project tokens to patches and put these together: (B, C_out, F, h, w)."""
-        condition = None
-        if run.condition is not None:
-            is_text = self.config.conditioning == "clip_text"
-            # parity: the reference's final layer does not see the CLIP text
-            condition = time[:, None] if is_text else run.condition.per_frame(run.num_frames)
-        patches = self.final_layer(hidden, condition)
-        edge = self.config.patch_size
-        return rearrange(patches, "b f (h w) (p q c) -> b c f (h p) (w q)", h=rows, p=edge, q=edge)
-
-    def _steering(
+    def _embed_labels(
         self,
         latents: Tensor,
-        labels: Tensor | None,
-        text: Tensor | None,
+        class_labels: Tensor,
         image_labels: Tensor | None,
         num_images: int,
-    ) -> Condition | None:
-        """Embed label or text: what is added to the timestep embedding, or None."""
-        batch, dtype = latents.shape[0], self._compute_dtype(latents)
-        self._check_steering(labels, text)
-        if text is not None:
-            flat = text.to(latents.device, dtype).flatten(1)
-            return Condition(clip=self.text_embedding_projection[1](F.silu(flat)).expand(batch, -1))
-        if labels is None:
-            return None
-        clip = self._check_labels(labels, (batch,), latents.device)
-        images = None
-        if num_images and image_labels is not None:
-            images = self._check_labels(image_labels, (batch, num_images), latents.device)
-        if self.training:
-            clip, images = self._drop(clip), None if images is None else self._drop(images)
-        return Condition(
-            clip=self.y_embedder(clip, dtype),
-            images=None if images is None else self.y_embedder(images, dtype),
-        )
+        dropped: Tensor | None,
+    ) -> Tensor:
+        """Return (B, 1, D), or (B, 1 + I, D) where images have labels of their own."""
+        config, batch = self.config, latents.shape[0]
+        clip = check_labels(config, class_labels, (batch,))[:, None].to(latents.device)
+        parts = [self._drop(clip, dropped)]
+        if image_labels is not None:
+            images = check_labels(config, image_labels, (batch, num_images)).to(latents.device)
+            parts.append(self._drop(images, dropped))
+        return self.y_embedder(torch.cat(parts, dim=1), self._compute_dtype(latents))
+
+    def _drop(self, labels: Tensor, dropped: Tensor | None) -> Tensor:
+        """Replace rows of labels (B, R) by the null class: the given ones, or random ones."""
+        if dropped is None:
+            if not self.training or not self.config.has_null_class:
+                return labels
+            draw = torch.rand(labels.shape[0], device=labels.device)
+            dropped = draw < self.config.class_dropout_prob
+        dropped = check_dropped(self.config, dropped, labels)
+        return torch.where(dropped, self.config.null_class, labels)
+
+    def _embed_text(self, text: Tensor, batch: int) -> Tensor:
+        """Project CLIP text: (B, 1, D)."""
+        flat = check_text(self.config, text, batch)
+        return self.text_embedding_projection[1](F.silu(flat))[:, None]
 
     def _inject(
-        self, time: Tensor, steering: Condition | None, frames: int
-    ) -> tuple[Condition | None, list[Tensor]]:
-        """Return the modulation's condition, or the tokens (B, F, 1, D) that take its place."""
-        if self.config.injection == "adaln":
-            if steering is None:
-                return Condition(clip=time), []
-            images = steering.images
-            return Condition(
-                clip=time + steering.clip,
-                images=None if images is None else time[:, None] + images,
-            ), []
-        tokens = [time[:, None, None].expand(-1, frames, -1, -1)]
-        if steering is not None:
-            count = 0 if steering.images is None else steering.images.shape[1]
-            own = steering.per_frame(frames - count)
-            tokens.append(own.expand(-1, frames, -1).unsqueeze(2))
-        return None, tokens
+        self, hidden: Tensor, time: Tensor, given: Tensor | None, run: Pass
+    ) -> tuple[Tensor, Tensor]:
+        """Return the tokens and their condition, or tokens in front of them in its place."""
+        if not self.config.num_condition_tokens:
+            return hidden, time if given is None else time + given
+        parts = [time] if given is None else [time, given]
+        tokens = [
+            spread_to_frames(part, run.num_frames).expand(-1, hidden.shape[1], -1).unsqueeze(2)
+            for part in parts
+        ]
+        return torch.cat([*tokens, hidden], dim=2), time[:, :0]
 
-    def _drop(self, labels: Tensor) -> Tensor:
-        """Replace labels by the null class, one draw for each row."""
-        draw = torch.rand(labels.shape[0], device=labels.device)
-        dropped = (draw < self.config.class_dropout_prob).view(-1, *[1] * (labels.ndim - 1))
-        return torch.where(dropped, self.config.null_class, labels)
+    def _run_blocks(self, hidden: Tensor, condition: Tensor, run: Pass) -> Tensor:
+        """Run all blocks; a host may run, skip or replace units (pairs in variant 1)."""
+        shape = hidden.shape
+        hidden = hidden.flatten(1, 2)  # B (F S) D, as hosts know it
+        for unit in range(self.config.num_units):
+            apply = partial(self._run_unit, unit, shape, run)
+            if run.hooks.run_block is None:
+                hidden = apply(hidden, condition, condition)
+            else:
+                hidden = run.hooks.run_block(unit, apply, hidden, condition, condition)
+        return hidden.reshape(shape)
+
+    def _run_unit(
+        self, unit: int, shape: torch.Size, run: Pass, hidden: Tensor, _: Tensor, condition: Tensor
+    ) -> Tensor:
+        """Run the blocks of one unit on tokens (B, F*S, D)."""
+        tokens = hidden.reshape(shape)
+        count = 2 if self.config.is_paired else 1
+        for number in range(unit * count, (unit + 1) * count):
+            tokens = self.blocks[number](tokens, condition, run, unit)
+        return tokens.flatten(1, 2)
+
+    def _decode(self, hidden: Tensor, condition: Tensor, run: Pass, rows: int) -> Tensor:
+        """Project tokens to patches and put these together: (B, C_out, F, h, w)."""
+        patches = self.final_layer(hidden, condition, run.num_frames)
+        edge = self.config.patch_size
+        return rearrange(patches, "b f (h w) (p q c) -> b c f (h p) (w q)", h=rows, p=edge, q=edge)
 
     def _spatial_table(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """Return (S, D) float32: the model's own table, or the formula's for another size."""
         side = self.config.table_side
         if (rows, columns) == (side, side):
             return self.pos_embed[0].to(device=device, dtype=torch.float32)
-        width = self.config.hidden_size
-        return integer_table(width, rows, columns, device)
+        return integer_table(self.config.hidden_size, rows, columns, device)
 
-    def _temporal_table(self, num_frames: int, device: torch.device) -> Tensor | None:
-        """Return (F, D) float32, or None where positions are rotary."""
-        if self.config.temporal_positions == "rotary" or not self.config.has_temporal:
-            return None
+    def _temporal_table(self, num_frames: int, device: torch.device) -> Tensor:
+        """Return (F, D) float32: the model's own table, or the formula's for another length."""
         if num_frames == self.temp_embed.shape[1]:
             return self.temp_embed[0].to(device=device, dtype=torch.float32)
         return temporal_table(self.config.hidden_size, num_frames, device)
@@ -247,77 +263,6 @@ class Latte(nn.Module):
     def _compute_dtype(self, given: Tensor) -> torch.dtype:
         """Layers of torch.nn compute in their weights' dtype, host layers in their input's."""
         return self.final_layer.linear.weight.dtype if self.casts_input else given.dtype
-
-    def _check_latents(self, latents: Tensor, num_images: int) -> tuple[int, int]:
-        config = self.config
-        if latents.ndim != 5 or latents.shape[1] != config.in_channels or 0 in latents.shape:
-            raise IncompatibleInputsError(
-                f"The latents have shape {tuple(latents.shape)}, but this Latte model expects "
-                f"(videos, {config.in_channels}, frames, height, width)."
-            )
-        frames, height, width = latents.shape[2:]
-        if height % config.patch_size or width % config.patch_size:
-            raise InvalidInputError(
-                f"The latents are {height} x {width} cells, but sides must be multiples of "
-                f"{config.patch_size} cells ({8 * config.patch_size} pixels)."
-            )
-        if frames % config.tubelet_size:
-            raise InvalidInputError(
-                f"The latents have {frames} frames, but this Latte joins {config.tubelet_size} "
-                f"frames in a token, so their number must be a multiple of {config.tubelet_size}."
-            )
-        if not 0 <= num_images < frames or (num_images and config.tubelet_size > 1):
-            raise InvalidInputError(
-                f"{num_images} of {frames} frames were given as single images; at least one frame "
-                "must belong to the clip, and models with tubelets take no images."
-            )
-        return height // config.patch_size, width // config.patch_size
-
-    def _check_steering(self, labels: Tensor | None, text: Tensor | None) -> None:
-        kind = self.config.conditioning
-        if kind == "class" and labels is None:
-            raise InvalidInputError(
-                f"This Latte model makes videos of {self.config.num_classes} classes, but no "
-                f"class label was given. Pass `class_labels`, 0 to {self.config.num_classes - 1} "
-                f"({self.config.null_class} means any class)."
-            )
-        if kind == "clip_text" and text is None:
-            raise InvalidInputError(
-                "This Latte model was trained with CLIP text, but got none. Pass `text_embedding` "
-                f"with {self.config.text_features} values for each video."
-            )
-        if labels is not None and kind != "class":
-            raise IncompatibleInputsError(
-                "A class label was given, but this Latte model has no classes. Leave it out, or "
-                "load a class-conditional model such as ucf101."
-            )
-        if text is None:
-            return
-        if kind != "clip_text" or text.ndim < 2 or text[0].numel() != self.config.text_features:
-            raise IncompatibleInputsError(
-                f"A text embedding of shape {tuple(text.shape)} was given, but this Latte model "
-                f"({kind} conditioning) does not read such text."
-            )
-
-    def _check_labels(self, labels: Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        labels = torch.as_tensor(labels)
-        if labels.is_floating_point() or labels.dtype == torch.bool or labels.is_complex():
-            raise InvalidInputError(
-                f"Class labels must be whole numbers, but have type {labels.dtype}."
-            )
-        if labels.shape != shape and labels.numel() != 1:
-            raise IncompatibleInputsError(
-                f"There are class labels of shape {tuple(labels.shape)}, but {shape} are needed: "
-                "one for each video, or a single one for all."
-            )
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high > self.config.num_classes:
-            raise InvalidInputError(
-                f"The class label {low if low < 0 else high} is out of range: this Latte model "
-                f"knows the classes 0 to {self.config.num_classes - 1}, and "
-                f"{self.config.null_class} for any class."
-            )
-        return labels.to(device=device, dtype=torch.long).expand(shape)
 
 
 @torch.no_grad()
@@ -350,6 +295,6 @@ def fill_tables(model: Latte) -> None:
     config, device = model.config, model.pos_embed.device
     side = config.table_side
     model.pos_embed.copy_(integer_table(config.hidden_size, side, side, device))
-    if config.has_temporal:
+    if config.has_temporal_table:
         count = model.temp_embed.shape[1]
         model.temp_embed.copy_(temporal_table(config.hidden_size, count, device))

@@ -1,12 +1,14 @@
 """The blocks of Latte in the paper's four arrangements (latte.md 2.5 and 4).
 
 Tokens are (B, F, S, D) from the first block to the last: F frames (or tubelets), S places in each.
-Spatial attention sees (B*F, S, D), temporal attention (B*S, F, D). Modulation is computed once for
-each video, and for each image that is trained beside it, never once for each token.
+Spatial attention sees (B*F, S, D), temporal attention (B*S, F, D). The condition of the modulation
+is (B, 1, D), or (B, 1 + I, D) where the I images behind a clip have labels of their own; it is
+projected as it is and repeated for the frames only afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +20,12 @@ from torch import Tensor, nn
 from ..latte_config import LatteConfig
 from .attention import BlockHooks
 from .layers import modulate, normalize
+from .positional import rotate
 
 EPS = 1e-6
-ROTARY_BASE = 10000.0
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Condition:
-    """What steers the modulation: (B, D) of each clip and (B, I, D) of the images beside it."""
-
-    clip: Tensor
-    images: Tensor | None = None
-
-    def per_frame(self, num_frames: int) -> Tensor:
-        """Return (B, 1, D), or (B, F + I, D) where images have conditions of their own."""
-        clip = self.clip[:, None]
-        if self.images is None:
-            return clip
-        return torch.cat([clip.expand(-1, num_frames, -1), self.images], dim=1)
+Rows = list[Tensor | None]
+"""Shift, scale and gate of attention, then of feed-forward: each (B, 1 or F + I, 1, D), or None."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,17 +33,17 @@ class Pass:
     """What every block of one call shares.
 
     Args:
-        condition: see `Condition`; None where timestep and label are tokens.
         num_frames: token frames of the clip; frames behind them are images.
         hooks: what a host does in the place of attention.
         temporal_table: (F, D) to add before the first temporal attention, or None.
+        rotation: (2, F, D/N/2), see `rotary_table`, for temporal attention, or None.
         is_temporal: False leaves temporal attention (and temporal blocks) out.
     """
 
-    condition: Condition | None
     num_frames: int
     hooks: BlockHooks
     temporal_table: Tensor | None
+    rotation: Tensor | None
     is_temporal: bool
 
 
@@ -63,54 +53,30 @@ class FusedAttention(nn.Module):
     Args:
         width: token width D.
         heads: attention heads.
-        is_rotary: turn queries and keys by their position along the sequence.
     """
 
-    def __init__(
-        self, width: int, heads: int, is_rotary: bool, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, width: int, heads: int, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
         self.heads = heads
-        self.is_rotary = is_rotary
         self.qkv = operations.Linear(width, 3 * width, dtype=dtype, device=device)
         self.proj = operations.Linear(width, width, dtype=dtype, device=device)
 
-    def attend(self, tokens: Tensor, hooks: BlockHooks, kind: str, index: int) -> Tensor:
-        """(N, T, D) -> (N, T, D), before the output projection."""
-        q, k, v = self.qkv(tokens).chunk(3, dim=2)
-        if self.is_rotary:
-            q, k = rotate(q, self.heads), rotate(k, self.heads)
-        attended = hooks.attention(q, k, v, self.heads, kind=kind, block_index=index)
-        if kind == "spatial" and hooks.attn_output_hook is not None:
-            attended = hooks.attn_output_hook(index, self.heads, attended)
-        return attended
-
-    def spatial(self, tokens: Tensor, hooks: BlockHooks, index: int) -> Tensor:
+    def spatial(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend within each frame: (B, F, S, D) -> the same."""
-        attended = self.attend(tokens.flatten(0, 1), hooks, "spatial", index)
+        q, k, v = self.qkv(tokens.flatten(0, 1)).chunk(3, dim=2)  # (B F) S D
+        attended = run.hooks.attention(q, k, v, self.heads, kind="spatial", block_index=index)
+        if run.hooks.attn_output_hook is not None:
+            attended = run.hooks.attn_output_hook(index, self.heads, attended)
         return self.proj(attended).view_as(tokens)
 
-    def temporal(self, tokens: Tensor, hooks: BlockHooks, index: int) -> Tensor:
+    def temporal(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend across frames at each place: (B, F, S, D) -> the same."""
         along_time = rearrange(tokens, "b f s d -> (b s) f d")
-        attended = self.proj(self.attend(along_time, hooks, "temporal", index))
-        return rearrange(attended, "(b s) f d -> b f s d", b=tokens.shape[0])
-
-
-def rotate(tokens: Tensor, heads: int) -> Tensor:
-    """Turn each pair of neighbouring channels of a head by its position times its frequency.
-
-    (N, T, D) -> (N, T, D); RoFormer's rotary embedding with the frame index as position.
-    """
-    pairs = rearrange(tokens, "n t (a k c) -> n t a k c", a=heads, c=2)
-    count = pairs.shape[3]
-    frequency = ROTARY_BASE ** (-torch.arange(count, device=tokens.device).float() / count)
-    position = torch.arange(tokens.shape[1], device=tokens.device).float()
-    angle = (position[:, None] * frequency).view(1, -1, 1, count)
-    cos, sin = angle.cos().to(tokens.dtype), angle.sin().to(tokens.dtype)
-    first, second = pairs.unbind(dim=4)
-    turned = [first * cos - second * sin, first * sin + second * cos]
-    return torch.stack(turned, dim=4).flatten(2)
+        q, k, v = self.qkv(along_time).chunk(3, dim=2)  # (B S) F D
+        if run.rotation is not None:
+            q, k = rotate(q, self.heads, run.rotation), rotate(k, self.heads, run.rotation)
+        attended = run.hooks.attention(q, k, v, self.heads, kind="temporal", block_index=index)
+        return rearrange(self.proj(attended), "(b s) f d -> b f s d", b=tokens.shape[0])
 
 
 class FeedForward(nn.Module):
@@ -125,49 +91,56 @@ class FeedForward(nn.Module):
         return self.fc2(F.gelu(self.fc1(hidden), approximate="tanh"))
 
 
-def modulation_layer(width: int, parts: int, **made_by: Any) -> nn.ModuleList:
-    """Return SiLU and Linear under the released names adaLN_modulation.0 and .1."""
-    linear = made_by["operations"].Linear(
-        width, parts * width, dtype=made_by["dtype"], device=made_by["device"]
-    )
-    return nn.ModuleList([nn.SiLU(), linear])
+class Modulation(nn.ModuleList):
+    """SiLU and Linear under the released names adaLN_modulation.0 and .1.
+
+    Args:
+        width: token width D.
+        parts: vectors to make from a condition.
+    """
+
+    def __init__(self, width: int, parts: int, *, operations: Any, dtype: Any, device: Any) -> None:
+        linear = operations.Linear(width, parts * width, dtype=dtype, device=device)
+        super().__init__([nn.SiLU(), linear])
+        self.parts = parts
+
+    def rows(self, condition: Tensor, num_frames: int) -> tuple[Tensor, ...]:
+        """(B, R, D) -> `parts` times (B, 1, 1, D), or (B, F + I, 1, D) where R = 1 + I."""
+        made = spread_to_frames(self[1](F.silu(condition)), num_frames)
+        return made.unsqueeze(2).chunk(self.parts, dim=3)
 
 
 class LatteBlock(nn.Module):
     """What all blocks share: an attention, a feed-forward layer and their modulation."""
 
-    def __init__(
-        self,
-        config: LatteConfig,
-        *,
-        is_temporal: bool = False,
-        operations: Any,
-        dtype: Any,
-        device: Any,
-    ) -> None:
+    has_second_attention = False
+
+    def __init__(self, config: LatteConfig, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
         made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
-        width = config.hidden_size
-        rotary = config.temporal_positions == "rotary"
-        heads = config.attention_heads
-        self.attn = FusedAttention(width, heads, rotary and is_temporal, **made_by)
-        if config.variant in (3, 4):
-            self.attn_temp = FusedAttention(width, heads, rotary, **made_by)
+        width, heads = config.hidden_size, config.attention_heads
+        self.attn = FusedAttention(width, heads, **made_by)
+        if self.has_second_attention:
+            self.attn_temp = FusedAttention(width, heads, **made_by)
         self.mlp = FeedForward(width, int(width * config.mlp_ratio), **made_by)
         self.is_modulated = config.injection == "adaln"
         if self.is_modulated:
-            self.adaLN_modulation = modulation_layer(width, 6, **made_by)
+            self.adaLN_modulation = Modulation(width, 6, **made_by)
+        self.adds_temporal_table = False
 
-    def rows(self, condition: Tensor | None) -> list[Tensor | None]:
-        """Return shift, scale, gate of attention and of feed-forward, each (B, 1 or F, 1, D)."""
-        if condition is None:
+    def modulation_rows(self, condition: Tensor, run: Pass) -> Rows:
+        """Return the six rows for a condition (B, R, D)."""
+        if not self.is_modulated:
             return [None] * 6
-        modulation = self.adaLN_modulation[1](F.silu(condition))
-        return list(modulation.unsqueeze(2).chunk(6, dim=3))
+        return list(self.adaLN_modulation.rows(condition, run.num_frames))
 
-    def feed_forward(self, hidden: Tensor, rows: list[Tensor | None]) -> Tensor:
+    def feed_forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """Return hidden + gate * FF(modulated LayerNorm of hidden)."""
-        return gated(hidden, rows[5], self.mlp(norm(hidden, rows[3], rows[4])))
+        return add_gated(hidden, rows[5], self.mlp(norm(hidden, rows[3], rows[4])))
+
+    def place_in_time(self, clip: Tensor, run: Pass) -> Tensor:
+        """Add the temporal table to a clip (B, F, S, D) if this block is the one that does."""
+        return add_temporal_table(clip, run) if self.adds_temporal_table else clip
 
 
 def norm(hidden: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
@@ -176,22 +149,19 @@ def norm(hidden: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
     return plain if shift is None or scale is None else modulate(plain, shift, scale)
 
 
-def gated(hidden: Tensor, gate: Tensor | None, update: Tensor) -> Tensor:
+def add_gated(hidden: Tensor, gate: Tensor | None, update: Tensor) -> Tensor:
     """Return hidden + gate * update, or their sum without a gate."""
     return hidden + update if gate is None else torch.addcmul(hidden, gate, update)
 
 
-def frame_condition(run: Pass) -> Tensor | None:
-    """Return what modulates spatial attention: (B, 1 or F + I, D)."""
-    return None if run.condition is None else run.condition.per_frame(run.num_frames)
+def spread_to_frames(rows: Tensor, num_frames: int) -> Tensor:
+    """Repeat the clip's row for its F frames: (B, 1 + I, D) -> (B, F + I, D); (B, 1, D) stays."""
+    if rows.shape[1] == 1:
+        return rows
+    return torch.cat([rows[:, :1].expand(-1, num_frames, -1), rows[:, 1:]], dim=1)
 
 
-def clip_condition(run: Pass) -> Tensor | None:
-    """Return what modulates temporal blocks: (B, 1, D)."""
-    return None if run.condition is None else run.condition.clip[:, None]
-
-
-def on_clip(hidden: Tensor, run: Pass, apply: Any) -> Tensor:
+def on_clip(hidden: Tensor, run: Pass, apply: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a function to the clip's frames; images behind them pass unchanged."""
     if hidden.shape[1] == run.num_frames:
         return apply(hidden)
@@ -199,36 +169,36 @@ def on_clip(hidden: Tensor, run: Pass, apply: Any) -> Tensor:
     return torch.cat([apply(hidden[:, : run.num_frames]), images], dim=1)
 
 
-def add_table(hidden: Tensor, run: Pass) -> Tensor:
-    """Add the temporal table (F, D) to a clip (B, F, S, D)."""
+def add_temporal_table(clip: Tensor, run: Pass) -> Tensor:
+    """Add the temporal table (F, D), where there is one, to a clip (B, F, S, D)."""
     if run.temporal_table is None:
-        return hidden
-    return hidden + run.temporal_table[:, None].to(hidden.dtype)
+        return clip
+    return clip + run.temporal_table[:, None].to(clip.dtype)
 
 
 class SpatialBlock(LatteBlock):
     """Attention within each frame, feed-forward (variants 1 and 2)."""
 
-    def forward(self, hidden: Tensor, run: Pass, index: int, is_first: bool) -> Tensor:
+    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
         """(B, F, S, D) -> (B, F, S, D)."""
-        rows = self.rows(frame_condition(run))
-        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run.hooks, index)
-        return self.feed_forward(gated(hidden, rows[2], update), rows)
+        rows = self.modulation_rows(condition, run)
+        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run, index)
+        return self.feed_forward(add_gated(hidden, rows[2], update), rows)
 
 
 class TemporalBlock(LatteBlock):
     """Attention across the frames of the clip, feed-forward (variants 1 and 2)."""
 
-    def forward(self, hidden: Tensor, run: Pass, index: int, is_first: bool) -> Tensor:
+    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
         """(B, F, S, D) -> (B, F, S, D)."""
         if not run.is_temporal:
             return hidden
-        rows = self.rows(clip_condition(run))
+        rows = self.modulation_rows(condition[:, :1], run)
 
         def apply(clip: Tensor) -> Tensor:
-            clip = add_table(clip, run) if is_first else clip
-            update = self.attn.temporal(norm(clip, rows[0], rows[1]), run.hooks, index)
-            return self.feed_forward(gated(clip, rows[2], update), rows)
+            clip = self.place_in_time(clip, run)
+            update = self.attn.temporal(norm(clip, rows[0], rows[1]), run, index)
+            return self.feed_forward(add_gated(clip, rows[2], update), rows)
 
         return on_clip(hidden, run, apply)
 
@@ -236,19 +206,20 @@ class TemporalBlock(LatteBlock):
 class SplitBlock(LatteBlock):
     """Spatial attention, then temporal attention, then feed-forward (variant 3)."""
 
-    def forward(self, hidden: Tensor, run: Pass, index: int, is_first: bool) -> Tensor:
+    has_second_attention = True
+
+    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
         """(B, F, S, D) -> (B, F, S, D); both attentions share shift, scale and gate."""
-        rows = self.rows(frame_condition(run))
-        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run.hooks, index)
-        hidden = gated(hidden, rows[2], update)
+        rows = self.modulation_rows(condition, run)
+        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run, index)
+        hidden = add_gated(hidden, rows[2], update)
         if run.is_temporal:
-            has_images = hidden.shape[1] > run.num_frames
-            of_clip = self.rows(clip_condition(run)) if has_images else rows
+            shift, scale, gate = (None if row is None else row[:, :1] for row in rows[:3])
 
             def apply(clip: Tensor) -> Tensor:
-                clip = add_table(clip, run) if is_first else clip
-                tokens = norm(clip, of_clip[0], of_clip[1])
-                return gated(clip, of_clip[2], self.attn_temp.temporal(tokens, run.hooks, index))
+                clip = self.place_in_time(clip, run)
+                update = self.attn_temp.temporal(norm(clip, shift, scale), run, index)
+                return add_gated(clip, gate, update)
 
             hidden = on_clip(hidden, run, apply)
         return self.feed_forward(hidden, rows)
@@ -257,29 +228,37 @@ class SplitBlock(LatteBlock):
 class ParallelBlock(LatteBlock):
     """Spatial and temporal attention side by side, then feed-forward (variant 4)."""
 
-    def forward(self, hidden: Tensor, run: Pass, index: int, is_first: bool) -> Tensor:
+    has_second_attention = True
+
+    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
         """(B, F, S, D) -> (B, F, S, D); the sum of both attentions is gated once."""
-        rows = self.rows(frame_condition(run))
+        rows = self.modulation_rows(condition, run)
         tokens = norm(hidden, rows[0], rows[1])
-        update = self.attn.spatial(tokens, run.hooks, index)
+        update = self.attn.spatial(tokens, run, index)
         if run.is_temporal:
-            frames = run.num_frames
-            across = self.attn_temp.temporal(tokens[:, :frames], run.hooks, index)
-            update = torch.cat([update[:, :frames] + across, update[:, frames:]], dim=1)
-        return self.feed_forward(gated(hidden, rows[2], update), rows)
+            across = self.attn_temp.temporal(tokens[:, : run.num_frames], run, index)
+            update = on_clip(update, run, lambda clip: clip + across)
+        return self.feed_forward(add_gated(hidden, rows[2], update), rows)
 
 
 def make_blocks(config: LatteConfig, **made_by: Any) -> list[LatteBlock]:
     """Return the blocks in the order in which they run."""
-    if config.variant == 3:
-        return [SplitBlock(config, **made_by) for _ in range(config.depth)]
-    if config.variant == 4:
-        return [ParallelBlock(config, **made_by) for _ in range(config.depth)]
-    half = config.depth // 2
-    blocks: list[LatteBlock] = []
-    for index in range(config.depth):
-        is_temporal = index % 2 == 1 if config.variant == 1 else index >= half
-        is_temporal = is_temporal and config.has_temporal
-        kind = TemporalBlock if is_temporal else SpatialBlock
-        blocks.append(kind(config, is_temporal=is_temporal, **made_by))
+    blocks = [kind(config, **made_by) for kind in block_kinds(config)]
+    for block in blocks:
+        # variant 4 adds the table to its input, because its first block needs it on both sides
+        if isinstance(block, (TemporalBlock, SplitBlock)):
+            block.adds_temporal_table = True
+            break
     return blocks
+
+
+def block_kinds(config: LatteConfig) -> Sequence[type[LatteBlock]]:
+    """Return the class of each block."""
+    half = config.depth // 2
+    if not config.has_temporal:
+        return [SpatialBlock] * config.depth
+    if config.variant == 1:
+        return [SpatialBlock, TemporalBlock] * half
+    if config.variant == 2:
+        return [SpatialBlock] * half + [TemporalBlock] * half
+    return [SplitBlock if config.variant == 3 else ParallelBlock] * config.depth

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..latte_config import LatteConfig
-from .latte_blocks import modulation_layer, norm
+from .latte_blocks import Modulation, norm
 from .layers import TIMESTEP_FEATURES, timestep_features
 
 
@@ -30,15 +30,13 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """A table with one row for each class and one, the last, for no class."""
+    """A table with one row for each label; the null class, where there is one, is the last."""
 
     def __init__(
-        self, num_classes: int, width: int, *, operations: Any, dtype: Any, device: Any
+        self, num_labels: int, width: int, *, operations: Any, dtype: Any, device: Any
     ) -> None:
         super().__init__()
-        self.embedding_table = operations.Embedding(
-            num_classes + 1, width, dtype=dtype, device=device
-        )
+        self.embedding_table = operations.Embedding(num_labels, width, dtype=dtype, device=device)
 
     def forward(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """(...) whole numbers -> (..., D)."""
@@ -77,20 +75,30 @@ class FinalLayer(nn.Module):
         values = config.patch_size**2 * channels
         self.tubelet, self.channels = config.tubelet_size, channels
         self.linear = operations.Linear(width, values, dtype=dtype, device=device)
-        if config.injection == "adaln":
-            self.adaLN_modulation = modulation_layer(width, 2, **made_by)
+        self.is_modulated = config.injection == "adaln"
+        if self.is_modulated:
+            self.adaLN_modulation = Modulation(width, 2, **made_by)
         if self.tubelet > 1:
-            # a transposed convolution whose kernel and stride are (tubelet, 1, 1) is this product
+            # A transposed convolution with kernel and stride (tubelet, 1, 1) is this product; its
+            # bias here has one value for each frame of the tubelet.
             self.temporal_up = operations.Linear(
                 channels, self.tubelet * channels, dtype=dtype, device=device
             )
 
-    def forward(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
-        """(B, f, S, D) -> (B, F, S, p*p*C_out); `condition` is (B, 1 or f, D) or None."""
+    def forward(self, hidden: Tensor, condition: Tensor, num_frames: int) -> Tensor:
+        """Turn tokens into the values of their patches.
+
+        Args:
+            hidden: (B, f, S, D), f frames or tubelets.
+            condition: (B, 1, D), or (B, 1 + I, D) where I images have conditions of their own.
+            num_frames: frames or tubelets of the clip.
+
+        Returns:
+            (B, F, S, P*P*C_out), F = f * tubelet; the channel is the fastest index.
+        """
         shift = scale = None
-        if condition is not None:
-            rows = self.adaLN_modulation[1](F.silu(condition)).unsqueeze(2)
-            shift, scale = rows.chunk(2, dim=3)
+        if self.is_modulated:
+            shift, scale = self.adaLN_modulation.rows(condition, num_frames)
         patches = self.linear(norm(hidden, shift, scale))
         if self.tubelet == 1:
             return patches

@@ -8,6 +8,7 @@ side, so a picture of 32 x 32 tokens costs 64 rows, and nothing needs to be kept
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -67,3 +68,29 @@ def integer_table(width: int, rows: int, columns: int, device: torch.device) -> 
     longest = max(rows, columns)
     square = spatial_table(width, longest, longest, longest, 1, device)
     return square.view(longest, longest, width)[:rows, :columns].reshape(rows * columns, width)
+
+
+def rotary_table(width: int, num_frames: int, device: torch.device) -> Tensor:
+    """Return cosines and sines (2, F, D/2) float32 of heads of width D (RoFormer, eq. 34)."""
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float64, device=CPU) / half
+    frames = torch.arange(num_frames, dtype=torch.float64, device=CPU)
+    angles = frames[:, None] / 10000.0**exponents
+    return torch.stack([angles.cos(), angles.sin()]).to(torch.float32).to(device)
+
+
+def rotate(tokens: Tensor, heads: int, table: Tensor) -> Tensor:
+    """Turn each pair of neighbouring channels of a head by the angle of its frame.
+
+    Args:
+        tokens: (N, F, D) queries or keys, their heads side by side.
+        heads: how many there are.
+        table: (2, F, D/N/2) from `rotary_table`.
+
+    Returns:
+        (N, F, D) in the dtype of `tokens`; computed in float32.
+    """
+    pairs = rearrange(tokens.float(), "n f (a k c) -> c n f a k", a=heads, c=2)
+    cos, sin = table[:, :, None]  # F 1 D/N/2
+    turned = [pairs[0] * cos - pairs[1] * sin, pairs[0] * sin + pairs[1] * cos]
+    return rearrange(turned, "c n f a k -> n f (a k c)").to(tokens.dtype)
