@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from .checkpoint.loader import load_transformer
+from .checkpoint.loader import load_t2v
 from .checkpoint.reader import read_tensors
 from .errors import CheckpointError, InvalidInputError
 from .parts import read_json
@@ -109,9 +109,7 @@ class FolderParts:
         self._settings = ScheduleSettings.from_dict(
             _optional_json(self.companions / "scheduler" / "scheduler_config.json")
         )
-        self._transformer = load_transformer(
-            self._transformer_path, dtype=self.dtype, device=self.device
-        )
+        self._transformer = load_t2v(self._transformer_path, dtype=self.dtype, device=self.device)
         self._text_encoder: TextEncoder | None = None
         self._vaes: dict[str, VideoVAE] = {}
 

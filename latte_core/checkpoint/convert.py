@@ -10,25 +10,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import LatteT2VConfig
 from ..errors import CheckpointError, InvalidInputError, UnknownArchitectureError
-from .adapters import drop_derived, is_svd_layout, temporal_vae_to_svd
+from .adapters import is_svd_layout, temporal_vae_to_svd
+from .architectures import ARCHITECTURES
 from .detect import CONFIG_KEY
+from .detect_latte import TABLES
 from .families import Family, joined
 from .folders import read_json
-from .identify import identify, identify_header
-from .loader import saved_config, settle_config, weights_of
+from .identify import PIPELINE_NAME, TRANSFORMER_FOLDER, identify, identify_header
+from .loader import weights_of
 from .lora import native_lora
-from .names import select_model
 from .quantized import dequantize
 from .reader import DIGEST_KEY, read_header, read_tensors
 from .records import TensorFile, incomplete, size_text
+from .settle import found_in, saved_config, settle_config
+from .titles import family_of_config, title_of
 from .writer import write_safetensors
 
 SUFFIX = ".safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-CLASS_MARK = "temp_embed"
 FOLDERS = {
-    "transformer": "transformer",
+    "transformer": TRANSFORMER_FOLDER,
+    "class_transformer": TRANSFORMER_FOLDER,
+    "image_transformer": TRANSFORMER_FOLDER,
     "temporal_vae": "vae_temporal_decoder",
     "image_vae": "vae",
     "text_encoder": "text_encoder",
@@ -36,6 +41,7 @@ FOLDERS = {
 KINDS: dict[Family, str] = {
     Family.LATTE_T2V: "transformer",
     Family.LATTE_CLASS: "class_transformer",
+    Family.DIT: "image_transformer",
     Family.TEMPORAL_VAE: "temporal_vae",
     Family.IMAGE_VAE: "image_vae",
     Family.T5_ENCODER: "text_encoder",
@@ -64,11 +70,13 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Converted:
-    """Tensors ready to be written; `note` is added to the sentence."""
+    """Tensors ready to be written; `note` is added to the sentence, `kind` is what they turned out
+    to be if their names did not tell."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
     note: str = ""
+    kind: str = ""
 
 
 def convert(
@@ -84,8 +92,9 @@ def convert(
         source: a file; a folder of shards; a whole model's folder, of which the transformer is
             taken unless `kind` names another part.
         target: name of the new file, ending in .safetensors; an older one is replaced.
-        kind: "transformer", "class_transformer", "temporal_vae", "image_vae", "text_encoder" or
-            "lora"; None finds out. Temporal VAE and LoRA get the names that ComfyUI reads.
+        kind: "transformer" (text-to-video), "class_transformer", "image_transformer",
+            "temporal_vae", "image_vae", "text_encoder" or "lora"; None finds out. Temporal VAE and
+            LoRA get the names that ComfyUI reads.
         dtype: type of the written weights; None keeps the source's.
 
     Raises:
@@ -109,7 +118,7 @@ def convert(
     result = CONVERTERS[actual](source, read_tensors(source))
     tensors = in_type(header.name, result.tensors, dtype)
     write_safetensors(target, tensors, result.metadata)
-    return report(header.name, target, actual, len(tensors), result.note)
+    return report(header.name, target, result.kind or actual, len(tensors), result.note)
 
 
 def check_request(target: Path, kind: str | None) -> None:
@@ -132,8 +141,9 @@ def part_folder(source: Path, kind: str | None) -> Path:
     if not source.is_dir():
         return source
     inner = source / FOLDERS.get(kind or "transformer", "")
-    is_whole_model = (source / "model_index.json").is_file()
-    if is_whole_model and identify(source).family is not Family.LATTE_FOLDER:
+    has_index = (source / PIPELINE_NAME).is_file()
+    is_whole_model = has_index or (source / TRANSFORMER_FOLDER).is_dir()
+    if has_index and identify(source).family is not Family.LATTE_FOLDER:
         raise UnknownArchitectureError(f"{source.name} was not converted. It is no Latte folder.")
     if is_whole_model and inner != source and not inner.is_dir():
         raise CheckpointError(
@@ -157,14 +167,17 @@ def refuse_overwriting(files: tuple[Path, ...], target: Path) -> None:
 def in_type(
     name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """Return the tensors with their floating-point numbers in one type, if one is asked for."""
+    """Return the tensors with their numbers in one type, if one is asked for.
+
+    Position tables keep theirs: they are small, and every model uses them in float32.
+    """
     if dtype is None:
         return dict(tensors)
     if not dtype.is_floating_point:
         raise InvalidInputError(f"Weights cannot be written as {dtype}; choose float16 or float32.")
     unpacked = dequantize(name, tensors, dtype)
     return {
-        key: value.to(dtype) if value.is_floating_point() else value
+        key: value.to(dtype) if value.is_floating_point() and key not in TABLES else value
         for key, value in unpacked.items()
     }
 
@@ -192,19 +205,14 @@ def kept_metadata(file: TensorFile) -> dict[str, str]:
 
 
 def convert_transformer(source: Path, file: TensorFile) -> Converted:
-    """Give a text-to-video transformer its released names and its config."""
-    config = settle_config(file.header, source, None, own=saved_config(file))
+    """Give a transformer of any kind its released names and its config."""
+    found = found_in(file.header, ARCHITECTURES)
+    saved = saved_config(file, found[1])
+    config = settle_config(file.header, source, None, found, saved=saved)
     metadata = {**kept_metadata(file), CONFIG_KEY: json.dumps(config.to_dict())}
-    return Converted(tensors=weights_of(file), metadata=metadata)
-
-
-def convert_class_transformer(source: Path, file: TensorFile) -> Converted:
-    """Give a class-conditional or unconditional model its released names."""
-    selection = select_model(file.tensors, CLASS_MARK)
-    if selection is None:
-        raise UnknownArchitectureError(f"{source.name} holds no Latte model.")
-    named = {short: file.tensors[name] for short, name in selection.names.items()}
-    return Converted(tensors=drop_derived(named), metadata=kept_metadata(file))
+    note = "" if isinstance(config, LatteT2VConfig) else f"It is {title_of(config)}."
+    kind = KINDS[family_of_config(config)]
+    return Converted(tensors=weights_of(file, found[1]), metadata=metadata, note=note, kind=kind)
 
 
 def convert_temporal_vae(source: Path, file: TensorFile) -> Converted:
@@ -234,7 +242,8 @@ def convert_unchanged(source: Path, file: TensorFile) -> Converted:
 
 CONVERTERS: dict[str, Callable[[Path, TensorFile], Converted]] = {
     "transformer": convert_transformer,
-    "class_transformer": convert_class_transformer,
+    "class_transformer": convert_transformer,
+    "image_transformer": convert_transformer,
     "temporal_vae": convert_temporal_vae,
     "image_vae": convert_unchanged,
     "text_encoder": convert_unchanged,

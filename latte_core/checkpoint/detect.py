@@ -25,7 +25,7 @@ SPATIAL_BLOCK = "transformer_blocks."
 RELEASED_HEADS = 16
 CONFIG_KEY = "config"
 Config = TypeVar("Config")
-CLASS_NAMES = ("LatteTransformer3DModel", "LatteT2V", "Transformer2DModel")
+T2V_CLASS_NAMES = ("LatteTransformer3DModel", "LatteT2V", "Transformer2DModel")
 
 
 class Shaped(Protocol):
@@ -57,33 +57,42 @@ def detect_t2v(
     """
     if f"{prefix}{T2V_MARK}" not in shapes:
         return None
-    return config_of(shapes, metadata, config=config, prefix=prefix)
+    given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
+    return t2v_config_of(shapes, config_in(metadata) or {}, given, prefix=prefix)
 
 
-def config_of(
+def t2v_config_of(
     shapes: Mapping[str, Shaped],
-    metadata: Mapping[str, str] | None,
+    own: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
     *,
-    config: Mapping[str, Any] | LatteT2VConfig | None,
+    place: str = "in the file",
     prefix: str = "",
 ) -> LatteT2VConfig:
-    """Return the config of weights that are known to be a LatteT2V's; see `detect_t2v`."""
+    """Return the config of weights that are known to be a LatteT2V's; see `detect_t2v`.
+
+    Args:
+        own: settings that came with the weights; those of the caller, `given`, win over them.
+        place: where `own` stood, for messages.
+    """
     first = first_dimensions(shapes, prefix)
-    given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
 
     def join_all(*layers: Mapping[str, Any]) -> LatteT2VConfig:
         return join(first, {key: layer[key] for layer in layers for key in layer})
 
-    return resolve(join_all, config_in(metadata) or {}, given)
+    return resolve(join_all, own, given, place)
 
 
 def resolve(
-    join_all: Callable[..., Config], own: Mapping[str, Any], given: Mapping[str, Any] | None
+    join_all: Callable[..., Config],
+    own: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
+    place: str,
 ) -> Config:
-    """Return what `join_all` makes of a file's own settings and, over them, those of the caller.
+    """Return what `join_all` makes of the weights' own settings and, over them, the caller's.
 
     Raises:
-        CorruptCheckpointError: if the file's own settings alone cannot be used.
+        CorruptCheckpointError: if the weights' own settings alone cannot be used.
         InvalidInputError: if settings cannot be used and the caller gave some.
     """
     if given is not None:
@@ -91,9 +100,7 @@ def resolve(
     try:
         return join_all(own)
     except InvalidInputError as error:
-        found = (
-            "The config in the file is unusable" if own else "The weights are of no usable model"
-        )
+        found = f"The config {place} is unusable" if own else "The weights are of no usable model"
         raise CorruptCheckpointError(f"{found}: {error}") from error
 
 
@@ -142,9 +149,14 @@ def states_heads(stated: Mapping[str, Any]) -> bool:
     return "num_attention_heads" in stated or "attention_head_dim" in stated
 
 
+def is_config_of(class_names: Sequence[str], values: Mapping[str, Any]) -> bool:
+    """Return whether a config.json can be one with these class names; many do not state theirs."""
+    return values.get("_class_name", class_names[0]) in class_names
+
+
 def is_t2v_config(values: Mapping[str, Any]) -> bool:
     """Return whether a config.json can be that of a LatteT2V, judged by its class name."""
-    return values.get("_class_name", CLASS_NAMES[0]) in CLASS_NAMES
+    return is_config_of(T2V_CLASS_NAMES, values)
 
 
 def join(first: Mapping[str, int], stated: Mapping[str, Any]) -> LatteT2VConfig:

@@ -22,22 +22,28 @@ from .detect import (
     config_in_tensor,
     count_blocks,
     first_dimensions,
+    is_config_of,
     resolve,
 )
-from .names import CONFIG_TENSOR, looks_like_latte
+from .names import (
+    CONFIG_TENSOR,
+    LATTE_INPUT,
+    MODULATION,
+    SECOND_ATTENTION,
+    TEMPORAL_TABLE,
+    TUBELET_LAYER,
+    VIDEO_NAMES,
+    looks_like_latte,
+)
 
 BLOCK = "blocks."
 LATTE_CLASS_NAMES = ("Latte", "LatteIMG")
 HEADS_OF_WIDTH = {width: heads for _, width, heads in SIZES.values()}
 IMAGENET_CLASSES = 1000
-TEMPORAL_TABLE = "temp_embed"
 SPATIAL_TABLE = "pos_embed"
+TABLES = (SPATIAL_TABLE, TEMPORAL_TABLE)
 LABEL_TABLE = "y_embedder.embedding_table.weight"
 TEXT_LAYER = "text_embedding_projection.1.weight"
-TUBELET_LAYER = "final_layer.temporal_up.weight"
-SECOND_ATTENTION = "blocks.0.attn_temp.qkv.weight"
-MODULATION = "blocks.0.adaLN_modulation.1.weight"
-VIDEO_NAMES = frozenset({TEMPORAL_TABLE, SECOND_ATTENTION, TUBELET_LAYER})
 MAX_MLP_RATIO = 64
 
 
@@ -87,36 +93,43 @@ def detect_latte(
     given = config.to_dict() if isinstance(config, LatteConfig) else config
     if not has_known_time(weights_in(shapes, prefix), {**own, **(given or {})}):
         return None
-    return latte_config_of(shapes, own, config=given, prefix=prefix)
+    return latte_config_of(shapes, own, given, prefix=prefix)
 
 
 def latte_config_of(
     shapes: Mapping[str, Shaped],
-    own: Mapping[str, Any] | None,
+    own: Mapping[str, Any],
+    given: Mapping[str, Any] | None,
     *,
-    config: Mapping[str, Any] | None,
+    place: str = "in the file",
     prefix: str = "",
 ) -> LatteConfig:
     """Return the config of weights that are known to be a Latte's or DiT's; see `detect_latte`.
 
     Args:
-        own: the file's own config; `config` wins over it, key by key.
+        own: settings that came with the weights; those of the caller, `given`, win over them.
+        place: where `own` stood, for messages.
     """
     found = weights_in(shapes, prefix)
 
-    def join(*layers: Mapping[str, Any]) -> LatteConfig:
+    def join_all(*layers: Mapping[str, Any]) -> LatteConfig:
         stated: dict[str, Any] = {}
         for layer in layers:
             stated.update(LatteConfig.translate(layer))
         return join_with_weights(found, stated)
 
-    return resolve(join, own or {}, config)
+    return resolve(join_all, own, given, place)
+
+
+def is_latte_config(values: Mapping[str, Any]) -> bool:
+    """Return whether a config.json can be that of a Latte, judged by its class name."""
+    return is_config_of(LATTE_CLASS_NAMES, values)
 
 
 def weights_in(shapes: Mapping[str, Shaped], prefix: str) -> Weights:
     """Collect what is read off the weights behind `prefix`."""
     second: dict[str, int] = {}
-    for name in (TEMPORAL_TABLE, SPATIAL_TABLE, TEXT_LAYER):
+    for name in (*TABLES, TEXT_LAYER):
         shape = shapes[prefix + name].shape if prefix + name in shapes else ()
         if len(shape) >= 2:
             second[name] = int(shape[1])
@@ -127,7 +140,7 @@ def has_known_time(weights: Weights, stated: Mapping[str, Any]) -> bool:
     """Return whether it is certain that weights with DiT's names are a video or an image model."""
     is_stated = "has_temporal" in stated or stated.get("temporal_positions") == "rotary"
     is_imagenet = weights.first.get(LABEL_TABLE) == IMAGENET_CLASSES + 1
-    return is_stated or is_imagenet or not VIDEO_NAMES.isdisjoint(weights.first)
+    return is_stated or is_imagenet or any(name in weights.first for name in VIDEO_NAMES)
 
 
 def join_with_weights(weights: Weights, stated: Mapping[str, Any]) -> LatteConfig:
@@ -176,7 +189,7 @@ def check_variant(variant: object, *, has_both: bool) -> None:
 
 def infer(weights: Weights, stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return every setting that the weights show, given what only a config can tell."""
-    first, width = weights.first, weights.first["x_embedder.proj.weight"]
+    first, width = weights.first, weights.first[LATTE_INPUT]
     output = infer_output(first, count(stated.get("in_channels"), 4))
     seen: dict[str, Any] = {
         "hidden_size": width,
@@ -242,7 +255,7 @@ def infer_time(weights: Weights, stated: Mapping[str, Any], learned: bool) -> di
             f"one, and they do not have the {IMAGENET_CLASSES} classes of DiT's image models. "
             "Give has_temporal in a config: false for an image model."
         )
-    is_video = not VIDEO_NAMES.isdisjoint(first) or stated.get("has_temporal", False)
+    is_video = any(name in first for name in VIDEO_NAMES) or stated.get("has_temporal", False)
     if not is_video and stated.get("temporal_positions") != "rotary":
         return {"num_frames": count(stated.get("num_frames"), 1), "has_temporal": False}
     values = count(stated.get("in_channels"), 4) * (1 + learned)

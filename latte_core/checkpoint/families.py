@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from .names import COMPILED, T2V_MARK, find_prefix
+from .names import COMPILED, LATTE_MARK, T2V_MARK, VIDEO_NAMES, find_prefix, looks_like_latte
 
 MODEL_NODE = "Latte Model Loader"
 TEXT_NODE = "Latte Text Encoder Loader"
 VAE_NODE = "Latte VAE Loader"
 LORA_NODE = "Latte LoRA Loader"
+CLASS_NODE = "Latte Class Label"
+UNCONDITIONAL_NODE = "Latte Unconditional"
 T5_BLOCK = ".SelfAttention.q.weight"
 T5_BIAS = ".SelfAttention.relative_attention_bias.weight"
 UMT5_ROWS = 256384
@@ -57,8 +59,8 @@ class Family(Enum):
 
 ADVICE: dict[Family, str] = {
     Family.LATTE_T2V: f"Use {MODEL_NODE}.",
-    Family.LATTE_CLASS: f"This version's {MODEL_NODE} opens text-to-video models only; "
-    "class-conditional and unconditional ones are not supported by it.",
+    Family.LATTE_CLASS: f"Use {MODEL_NODE} with {CLASS_NODE} or {UNCONDITIONAL_NODE}.",
+    Family.DIT: f"Use {MODEL_NODE} with {CLASS_NODE}; it makes single images, no video.",
     Family.LATTE_FOLDER: f"Use {MODEL_NODE}, {TEXT_NODE} and {VAE_NODE}; each finds its part.",
     Family.T5_ENCODER: f"Use {TEXT_NODE}.",
     Family.UMT5_ENCODER: f"Latte needs T5 v1.1 XXL (t5xxl), not umT5; load that with {TEXT_NODE}.",
@@ -112,15 +114,20 @@ def is_t2v_names(names: Names) -> bool:
 
 
 def is_class_latte(names: Names) -> bool:
-    """Latte or LatteIMG: DiT's blocks and a temporal table."""
-    return names.ends("temp_embed") and is_dit(names)
+    """Latte or LatteIMG behind known prefixes: DiT's blocks, and a sign of time."""
+    prefix = latte_prefix(names)
+    return prefix is not None and any(prefix + name in names.shapes for name in VIDEO_NAMES)
 
 
 def is_dit(names: Names) -> bool:
-    """DiT's blocks; Latte's class models without their temporal table look the same."""
-    return names.ends("blocks.0.adaLN_modulation.1.weight") and names.ends(
-        "blocks.0.attn.qkv.weight"
-    )
+    """DiT behind known prefixes; a Latte without its temporal table looks the same."""
+    return latte_prefix(names) is not None
+
+
+def latte_prefix(names: Names) -> str | None:
+    """Return what stands before the names of a Latte or DiT, or None if it is neither."""
+    prefix = find_prefix(names.shapes, LATTE_MARK)
+    return prefix if prefix is not None and looks_like_latte(names.shapes, prefix) else None
 
 
 def is_wan(names: Names) -> bool:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
 from ..config import LatteT2VConfig
 from ..errors import CheckpointError, LatteError, UnknownArchitectureError
-from .detect import (
-    TEMPORAL_BLOCK,
-    config_in,
-    config_of,
-    count_blocks,
-    is_t2v_config,
-    states_heads,
-)
+from .architectures import T2V, Architecture, Config, find_architecture
+from .detect import TEMPORAL_BLOCK, config_in, count_blocks, states_heads
 from .families import Family, advice_for, family_of, joined
 from .folders import CONFIG_NAME, read_json
-from .names import Selection, select_model
+from .names import CONFIG_TENSOR, Selection
 from .reader import read_header
 from .records import FileHeader, FileKind, IncompleteFileError, size_text
 from .sniff import file_size, kind_of, not_weights, open_weights, sniff
+from .titles import advice_of, data_set_of, family_of_config, title_of
 
 PIPELINE_NAME = "model_index.json"
+TRANSFORMER_FOLDER = "transformer"
 LATTE_PIPELINES = ("LattePipeline",)
+TRANSFORMERS = (Family.LATTE_T2V, Family.LATTE_CLASS, Family.DIT)
 WEIGHT_KINDS = (
     FileKind.SAFETENSORS,
     FileKind.TORCH_ZIP,
@@ -70,6 +67,8 @@ def identify(path: Path | str) -> Identification:
     kind = sniff(path)
     if kind is FileKind.FOLDER and (path / PIPELINE_NAME).is_file():
         return identify_pipeline(path)
+    if kind is FileKind.FOLDER and (path / TRANSFORMER_FOLDER).is_dir():
+        return replace(identify(path / TRANSFORMER_FOLDER), name=path.name)
     if kind not in WEIGHT_KINDS:
         return unusable(path, Family.NOT_WEIGHTS, describe_other(path), is_whole=True)
     try:
@@ -111,23 +110,48 @@ def identify_pipeline(path: Path) -> Identification:
 def identify_header(header: FileHeader) -> Identification:
     """Identify a file whose header has been read."""
     family = family_of({name: info.shape for name, info in header.tensors.items()})
-    details = count_details(header)
-    selection = select_model(header.tensors) if family is Family.LATTE_T2V else None
-    if selection is not None:
-        details.update(t2v_details(header, selection))
-    sentence = f"This is {family.value}. {advice_for(family)}"
-    if not header.is_whole:
-        sentence = (
-            f"This is {family.value}, but it is incomplete: it has {header.num_bytes} bytes, "
-            f"expected {header.expected_bytes}. Download it again."
-        )
-    return Identification(
+    found = Identification(
         name=header.name,
         family=family,
         title=family.value,
-        sentence=sentence,
-        details=details,
+        sentence=f"This is {family.value}. {advice_for(family)}",
+        details=count_details(header),
         is_whole=header.is_whole,
+    )
+    transformer = find_architecture(header.tensors) if family in TRANSFORMERS else None
+    if transformer is not None:
+        found = identify_transformer(header, found, *transformer)
+    if header.is_whole:
+        return found
+    sentence = (
+        f"This is {found.title}, but it is incomplete: it has {header.num_bytes} bytes, "
+        f"expected {header.expected_bytes}. Download it again."
+    )
+    return replace(found, sentence=sentence)
+
+
+def identify_transformer(
+    header: FileHeader, found: Identification, architecture: Architecture, selection: Selection
+) -> Identification:
+    """Add what a transformer's config says; a config among the tensors is not read here."""
+    details = {**found.details, **selection_details(header, selection)}
+    shapes = {short: header.tensors[name] for short, name in selection.names.items()}
+    try:
+        own = own_settings(header, architecture)
+        config = architecture.config_of(shapes, own, None)
+    except LatteError as error:
+        if CONFIG_TENSOR in shapes:
+            return replace(found, details=details)
+        sentence = found.sentence if architecture is T2V else f"This is {found.title}. {error}"
+        return replace(found, details={**details, "config": str(error)}, sentence=sentence)
+    data_set = data_set_of(header.name, config)
+    by_name = f"By its name it was trained on {data_set}. " if data_set else ""
+    return replace(
+        found,
+        family=family_of_config(config),
+        title=title_of(config),
+        details={**details, **config_details(config, own)},
+        sentence=f"This is {title_of(config)}. {by_name}{advice_of(config)}",
     )
 
 
@@ -146,34 +170,45 @@ def count_details(header: FileHeader) -> dict[str, str | int]:
     return details
 
 
-def t2v_details(header: FileHeader, selection: Selection) -> dict[str, str | int]:
-    """Return the settings of a LatteT2V, or why its config cannot be used."""
-    shapes = {short: header.tensors[name] for short, name in selection.names.items()}
+def selection_details(header: FileHeader, selection: Selection) -> dict[str, str | int]:
+    """Return which of a file's weights are a transformer's."""
     is_averaged = selection.is_ema or "ema" in header.container
-    details: dict[str, str | int] = {
-        "layers": count_blocks({name: 0 for name in shapes}, TEMPORAL_BLOCK),
-        "weights": "averaged (EMA)" if is_averaged else "plain",
-    }
+    details: dict[str, str | int] = {"weights": "averaged (EMA)" if is_averaged else "plain"}
     if selection.prefix:
         details["prefix"] = selection.prefix
-    try:
-        stated = {**(config_in(header.metadata) or {}), **(file_config(header) or {})}
-        config = config_of(shapes, header.metadata, config=stated)
-    except LatteError as error:
-        return {**details, "config": str(error)}
-    details.update({"width": config.hidden_size, "patch": config.patch_size})
-    if states_heads(stated) or config.hidden_size == LatteT2VConfig().hidden_size:
-        details["heads"] = config.num_attention_heads
+    pairs = count_blocks({name: 0 for name in selection.names}, TEMPORAL_BLOCK)
+    return {"layers": pairs, **details} if pairs else details
+
+
+def config_details(config: Config, own: Mapping[str, object]) -> dict[str, str | int]:
+    """Return the settings that a person may want to know; a head count only if it is certain."""
+    if isinstance(config, LatteT2VConfig):
+        details: dict[str, str | int] = {"width": config.hidden_size, "patch": config.patch_size}
+        if states_heads(own) or config.hidden_size == LatteT2VConfig().hidden_size:
+            details["heads"] = config.num_attention_heads
+        return details
+    details = {
+        "blocks": config.depth,
+        "width": config.hidden_size,
+        "patch": config.patch_size,
+        "heads": config.num_heads,
+        "pixels": 8 * config.input_size,
+    }
+    if config.has_temporal:
+        details.update({"frames": config.num_frames, "variant": config.variant})
+    if config.conditioning == "class":
+        details["classes"] = config.num_classes
     return details
 
 
-def file_config(header: FileHeader) -> Mapping[str, object] | None:
-    """Return the config.json beside a file that carries none itself."""
+def own_settings(header: FileHeader, architecture: Architecture) -> Mapping[str, object]:
+    """Return the config in a file's metadata, else the config.json beside it, else nothing."""
+    inside = config_in(header.metadata)
     beside = header.files[0].with_name(CONFIG_NAME)
-    if "config" in header.metadata or not beside.is_file():
-        return None
+    if inside is not None or not beside.is_file():
+        return inside or {}
     values = read_json(beside)
-    return values if is_t2v_config(values) else None
+    return values if architecture.owns_config(values) else {}
 
 
 def require_family(path: Path | str, wanted: Family | Iterable[Family], purpose: str) -> None:

@@ -1,4 +1,4 @@
-"""Load a LatteT2V from a file or a folder, strictly (R11-R14)."""
+"""Load a transformer from a file or a folder, strictly (R11-R14)."""
 
 from __future__ import annotations
 
@@ -12,54 +12,44 @@ import torch
 from torch import Tensor
 
 from ..config import LatteT2VConfig
-from ..errors import (
-    CorruptCheckpointError,
-    InvalidInputError,
-    UnknownArchitectureError,
-    WeightMismatchError,
-)
+from ..errors import InvalidInputError, WeightMismatchError
 from ..model.latte_t2v import LatteT2V
 from .adapters import drop_derived
-from .detect import (
-    CONFIG_KEY,
-    config_in,
-    config_in_tensor,
-    config_of,
-    is_t2v_config,
-    states_heads,
-)
+from .architectures import ARCHITECTURES, T2V, Architecture, Config, Model
+from .detect_latte import TABLES
 from .families import Family
-from .folders import CONFIG_NAME, config_beside
-from .identify import PIPELINE_NAME, identify_header, require_family
-from .names import CONFIG_TENSOR, Selection, select_model
+from .identify import PIPELINE_NAME, TRANSFORMER_FOLDER, require_family
+from .names import CONFIG_TENSOR, Selection
 from .quantized import dequantize
 from .reader import VerifiedFiles, read_header, read_tensors
-from .records import FileHeader, TensorFile, shown
+from .records import TensorFile, shown
+from .settle import found_in, saved_config, settle_config
+from .titles import nearest_size, sized_title
 
 log = logging.getLogger("latte")
 
-TRANSFORMER_FOLDER = "transformer"
 COMPUTE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-RELEASED = LatteT2VConfig()
 SHOWN_NAMES = 5
 
 
 def load_transformer(
     path: Path | str,
-    config: Mapping[str, Any] | LatteT2VConfig | None = None,
+    config: Mapping[str, Any] | Config | None = None,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     *,
     operations: Any = torch.nn,
     verified: VerifiedFiles | None = None,
-) -> LatteT2V:
-    """Load a Latte text-to-video transformer in evaluation mode.
+) -> Model:
+    """Load a transformer in evaluation mode: a LatteT2V, or a Latte with or without classes.
+
+    DiT's ImageNet weights load as a Latte whose blocks are all spatial.
 
     Args:
         path: a .safetensors or .pt file, a transformer folder (shards too), or a folder of the
             whole model with `transformer/` inside.
         config: settings that win over the file's own and the config.json beside it; only what
-            names and sizes cannot show is needed (heads, text width).
+            names and sizes cannot show is needed (heads, text width, variant).
         dtype: of the layers; None takes the one most of the file's numbers have.
         device: where the weights go.
         operations: namespace the layers are made from.
@@ -71,19 +61,51 @@ def load_transformer(
         CheckpointError: for files that cannot be read; see `read_tensors`.
         InvalidInputError: for a `config` or `dtype` that cannot be used.
     """
+    return load_one_of(
+        ARCHITECTURES, path, config, operations, verified, dtype=dtype, device=device
+    )
+
+
+def load_t2v(
+    path: Path | str,
+    config: Mapping[str, Any] | LatteT2VConfig | None = None,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LatteT2V:
+    """Load a text-to-video transformer and nothing else; see `load_transformer`."""
+    model = load_one_of((T2V,), path, config, dtype=dtype, device=device)
+    assert isinstance(model, LatteT2V)
+    return model
+
+
+def load_one_of(
+    accepted: tuple[Architecture, ...],
+    path: Path | str,
+    config: Mapping[str, Any] | Config | None,
+    operations: Any = torch.nn,
+    verified: VerifiedFiles | None = None,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Model:
+    """Load a transformer if it is one of `accepted`; see `load_transformer`."""
     if dtype is not None and dtype not in COMPUTE_TYPES:
         raise InvalidInputError(
             f"Latte cannot compute in {dtype}; choose float32, float16 or bfloat16."
         )
     path = transformer_path(Path(path))
     header = read_header(path)
-    saved = CONFIG_TENSOR in chosen_names(header).names
-    early = None if saved else settle_config(header, path, config)
+    found = found_in(header, accepted)
+    architecture, selection = found
+    is_saved = CONFIG_TENSOR in selection.names
+    early = None if is_saved else settle_config(header, path, config, found)
     file = read_tensors(path, verified=verified)
-    settled = early or settle_config(header, path, config, own=saved_config(file))
-    weights = weights_of(file)
+    saved = saved_config(file, selection)
+    settled = early or settle_config(header, path, config, found, saved=saved)
+    weights = weights_of(file, selection)
     chosen = dtype or common_type(file.name, weights)
-    return build(file.name, settled, weights, chosen, torch.device(device), operations)
+    model = architecture.make(settled, operations=operations, dtype=chosen, device="meta")
+    return fill(file.name, model, weights, chosen, torch.device(device))
 
 
 def transformer_path(path: Path) -> Path:
@@ -98,89 +120,8 @@ def transformer_path(path: Path) -> Path:
     return inner if inner.is_dir() else path
 
 
-def chosen_names(header: FileHeader) -> Selection:
-    """Return the transformer's names inside a file.
-
-    Raises:
-        UnknownArchitectureError: if there is none, saying what the file is and what opens it.
-    """
-    selection = select_model(header.tensors)
-    if selection is None:
-        raise UnknownArchitectureError(
-            f"{header.name} cannot be used as a text-to-video transformer. "
-            f"{identify_header(header).sentence}"
-        )
-    return selection
-
-
-def saved_config(file: TensorFile) -> Mapping[str, Any] | None:
-    """Return the config that ComfyUI's "Save Model" kept among the tensors, or None."""
-    name = chosen_names(file.header).names.get(CONFIG_TENSOR)
-    return None if name is None else config_in_tensor(file.tensors[name])
-
-
-def settle_config(
-    header: FileHeader,
-    path: Path,
-    config: Mapping[str, Any] | LatteT2VConfig | None,
-    *,
-    own: Mapping[str, Any] | None = None,
-) -> LatteT2VConfig:
-    """Return the config: the caller's over the file's own, or over the config.json beside.
-
-    Args:
-        own: config found among the tensors.
-
-    Raises:
-        InvalidInputError: if the caller's `config` cannot be used.
-        CheckpointError: if the file's, or the one beside it, cannot.
-    """
-    selection = chosen_names(header)
-    shapes = {
-        short: header.tensors[name]
-        for short, name in selection.names.items()
-        if short != CONFIG_TENSOR
-    }
-    beside = own
-    if beside is None and CONFIG_KEY not in header.metadata:
-        beside = usable_config(path)
-    given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
-    joined = None if beside is None and given is None else {**(beside or {}), **(given or {})}
-    try:
-        settled = config_of(shapes, header.metadata, config=joined)
-    except InvalidInputError as error:
-        if beside is None or config is not None:
-            raise
-        place = f"in {header.name}" if own is not None else f"beside {header.name}"
-        raise CorruptCheckpointError(f"The config {place} cannot be used: {error}") from error
-    stated = {**(config_in(header.metadata) or {}), **(joined or {})}
-    if not states_heads(stated) and settled.hidden_size != RELEASED.hidden_size:
-        log.warning(
-            "%s does not say how many attention heads it has; %d are assumed. "
-            "If the result is wrong, put its config.json beside it.",
-            header.name,
-            settled.num_attention_heads,
-        )
-    return settled
-
-
-def usable_config(path: Path) -> Mapping[str, Any] | None:
-    """Return the config.json beside the weights unless it says that it is another model's."""
-    values = config_beside(path)
-    if values is not None and not is_t2v_config(values):
-        log.warning(
-            "The %s beside %s is for %s and is not used.",
-            CONFIG_NAME,
-            path.name,
-            shown(str(values.get("_class_name"))),
-        )
-        return None
-    return values
-
-
-def weights_of(file: TensorFile) -> dict[str, Tensor]:
+def weights_of(file: TensorFile, selection: Selection) -> dict[str, Tensor]:
     """Return the transformer's weights under released names, fp8 unpacked, integers refused."""
-    selection = chosen_names(file.header)
     if selection.is_ema:
         log.info("%s: using the averaged (EMA) weights.", file.name)
     if selection.ignored:
@@ -203,8 +144,9 @@ def weights_of(file: TensorFile) -> dict[str, Tensor]:
 def common_type(name: str, weights: Mapping[str, Tensor]) -> torch.dtype:
     """Return the type that most numbers have; a mix is logged."""
     counts: Counter[torch.dtype] = Counter()
-    for value in weights.values():
-        counts[value.dtype] += value.numel()
+    for key, value in weights.items():
+        if key not in TABLES:  # float32 in every model
+            counts[value.dtype] += value.numel()
     chosen = counts.most_common(1)[0][0]
     if len(counts) > 1:
         mixed = ", ".join(str(dtype) for dtype in counts)
@@ -212,22 +154,20 @@ def common_type(name: str, weights: Mapping[str, Tensor]) -> torch.dtype:
     return chosen
 
 
-def build(
+def fill(
     name: str,
-    config: LatteT2VConfig,
+    model: Model,
     weights: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    operations: Any = torch.nn,
-) -> LatteT2V:
-    """Return the model with every parameter taken from `weights`.
+) -> Model:
+    """Give a model on the meta device every parameter from `weights`, and return it.
 
     Raises:
         WeightMismatchError: with counts, the first five names of each kind, and the nearest size.
     """
-    model = LatteT2V(config, operations=operations, dtype=dtype, device=torch.device("meta"))
     expected = model.state_dict()
-    compare(name, config, weights, expected)
+    compare(name, model.config, weights, expected)
     types = {value.dtype for value in weights.values()}
     if types != {dtype}:
         mixed = ", ".join(sorted(str(item) for item in types))
@@ -246,7 +186,7 @@ def build(
 
 def compare(
     name: str,
-    config: LatteT2VConfig,
+    config: Config,
     weights: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
 ) -> None:
@@ -267,9 +207,7 @@ def compare(
         if items
     )
     raise WeightMismatchError(
-        f"{name} does not fit a Latte text-to-video transformer of {config.num_layers} layers, "
-        f"width {config.hidden_size}, text width {config.caption_channels} ({len(expected)} "
-        f"tensors expected, {len(weights)} found). {found} The nearest known size is Latte-1: "
-        f"{RELEASED.num_layers} layers, width {RELEASED.hidden_size}, text width "
-        f"{RELEASED.caption_channels}. Download the file again, or give its config.json."
+        f"{name} does not fit {sized_title(config)} ({len(expected)} tensors expected, "
+        f"{len(weights)} found). {found} The nearest known size is {nearest_size(config)}. "
+        "Download the file again, or give its config.json."
     )

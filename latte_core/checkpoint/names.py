@@ -29,8 +29,14 @@ CONFIG_TENSOR = "latte_config"
 T2V_MARK = "temporal_transformer_blocks.0.attn1.to_q.weight"
 LATTE_MARK = "blocks.0.attn.qkv.weight"
 LATTE_INPUT = "x_embedder.proj.weight"
+TEMPORAL_TABLE = "temp_embed"
+MODULATION = "blocks.0.adaLN_modulation.1.weight"
+SECOND_ATTENTION = "blocks.0.attn_temp.qkv.weight"
+TUBELET_LAYER = "final_layer.temporal_up.weight"
 # Any of these tells a Latte or a DiT from other transformers with the two names above.
-LATTE_SIGNS = ("temp_embed", "blocks.0.adaLN_modulation.1.weight", "t_embedder.mlp.0.weight")
+LATTE_SIGNS = (TEMPORAL_TABLE, MODULATION, "t_embedder.mlp.0.weight")
+# Any of these tells a video model from an image model.
+VIDEO_NAMES = (TEMPORAL_TABLE, SECOND_ATTENTION, TUBELET_LAYER)
 CROSS_ATTENTION = "blocks.0.cross_attn."
 
 

@@ -9,13 +9,27 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.malformed import FAMILY_NAMES, torch_bytes, write_hollow
+from latte_test_support.tiny_latte import (
+    IMAGE,
+    NO_CLASSES,
+    tiny_latte,
+    tiny_latte_config,
+    tiny_latte_weights,
+    write_latte_folder,
+)
 from latte_test_support.tiny_t2v import tiny_config, tiny_weights, write_transformer_folder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from latte_core.checkpoint import convert, identify, load_transformer, temporal_vae_to_svd
-from latte_core.errors import CheckpointError, InvalidInputError, UnknownArchitectureError
+from latte_core.errors import (
+    CheckpointError,
+    InvalidInputError,
+    UnknownArchitectureError,
+    WeightMismatchError,
+)
+from latte_core.latte_config import LatteConfig
 
 LORA = "transformer.temporal_transformer_blocks.0.attn1.to_q"
 
@@ -110,12 +124,71 @@ def test_lora_gets_native_names_and_its_strength(tmp_path: Path) -> None:
     assert metadata_of(target)["note"] == "kept"
 
 
-def test_class_model_becomes_one_file(tmp_path: Path) -> None:
-    weights = {key: torch.ones(2) for key in FAMILY_NAMES["LATTE_CLASS"]}
+@pytest.mark.parametrize(
+    ("changes", "kind", "note"),
+    [
+        ({}, "class_transformer", "It is a class-conditional Latte (4 blocks, width 16"),
+        (NO_CLASSES, "class_transformer", "It is an unconditional Latte (4 blocks"),
+        ({"variant": 3}, "class_transformer", "patch 2) of variant 3 with 5 classes."),
+        ({"num_classes": 1000, **IMAGE}, "image_transformer", "image model with 1000 classes."),
+    ],
+    ids=["class", "unconditional", "variant 3", "DiT"],
+)
+def test_class_model_becomes_one_file_that_needs_no_config(
+    tmp_path: Path, changes: dict[str, Any], kind: str, note: str
+) -> None:
+    weights = tiny_latte_weights(**changes)
     source, target = tmp_path / "ffs.pt", tmp_path / "ffs.safetensors"
-    source.write_bytes(torch_bytes({"ema": weights}))
+    compiled = {f"_orig_mod.{key}": value for key, value in weights.items()}
+    source.write_bytes(torch_bytes({"model": weights, "ema": compiled}))
+    (tmp_path / "config.json").write_text(json.dumps(tiny_latte_config(**changes)))
+    done = convert(source, target)
+    assert (done.kind, done.num_tensors) == (kind, len(weights))
+    assert note in done.sentence
+    (tmp_path / "config.json").unlink()
+    found = load_transformer(target)
+    assert found.config == tiny_latte(**changes).config
+    assert all(torch.equal(value, weights[key]) for key, value in found.state_dict().items())
+    assert convert(target, tmp_path / "again.safetensors", kind=kind).kind == kind
+
+
+def test_position_tables_keep_their_type(tmp_path: Path) -> None:
+    source, target = tmp_path / "w.safetensors", tmp_path / "half.safetensors"
+    config = {"config": json.dumps(tiny_latte_config())}
+    save_file(tiny_latte_weights(), source, config)
+    convert(source, target, dtype=torch.bfloat16)
+    types = {key: value.dtype for key, value in load_file(target).items()}
+    assert {types.pop("pos_embed"), types.pop("temp_embed")} == {torch.float32}
+    assert set(types.values()) == {torch.bfloat16}
+
+
+def test_class_model_saved_by_comfyui_becomes_a_plain_one(tmp_path: Path) -> None:
+    prefix, config = "model.diffusion_model.", tiny_latte_config(temporal_positions="rotary")
+    text = torch.frombuffer(bytearray(json.dumps(config).encode()), dtype=torch.uint8)
+    weights = tiny_latte_weights(prefix=prefix, temporal_positions="rotary")
+    source, target = tmp_path / "saved.safetensors", tmp_path / "plain.safetensors"
+    save_file({**weights, f"{prefix}latte_config": text}, source)
     assert convert(source, target).kind == "class_transformer"
-    assert set(load_file(target)) == set(weights)
+    assert load_transformer(target).config == LatteConfig.from_dict(config)
+    assert "latte_config" not in load_file(target)
+
+
+def test_folder_of_a_class_model_gives_its_transformer(tmp_path: Path) -> None:
+    write_latte_folder(tmp_path / "mine" / "transformer")
+    done = convert(tmp_path / "mine", tmp_path / "x.safetensors")
+    assert done.kind == "class_transformer"
+    with pytest.raises(CheckpointError, match="no folder vae"):
+        convert(tmp_path / "mine", tmp_path / "v.safetensors", kind="image_vae")
+
+
+def test_weights_that_do_not_tell_their_heads_are_not_converted_to_a_riddle(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "ffs.pt", tmp_path / "ffs.safetensors"
+    source.write_bytes(torch_bytes(tiny_latte_weights()))
+    with pytest.raises(WeightMismatchError, match="num_heads"):
+        convert(source, target)
+    assert not target.exists()
 
 
 def test_sharded_text_encoder_becomes_one_file(tmp_path: Path) -> None:
@@ -194,6 +267,6 @@ def test_converted_file_is_identified_with_its_size(tmp_path: Path) -> None:
 
 def test_class_model_under_an_unknown_prefix_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "w.safetensors"
-    save_file({f"net.{key}": torch.ones(2) for key in FAMILY_NAMES["LATTE_CLASS"]}, source)
-    with pytest.raises(UnknownArchitectureError, match="no Latte model"):
+    save_file(tiny_latte_weights(prefix="net."), source)
+    with pytest.raises(UnknownArchitectureError, match="a model this pack does not know"):
         convert(source, tmp_path / "x.safetensors")

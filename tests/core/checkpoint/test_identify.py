@@ -50,7 +50,41 @@ SPELLINGS = {
     "Wan VAE": (Family.OTHER_VAE, ["decoder.upsamples.0.weight", "decoder.middle.0.weight"]),
     "prefixed DiT": (
         Family.DIT,
-        ["module.blocks.0.attn.qkv.weight", "module.blocks.0.adaLN_modulation.1.weight"],
+        [
+            "module.blocks.0.attn.qkv.weight",
+            "module.blocks.0.adaLN_modulation.1.weight",
+            "module.x_embedder.proj.weight",
+        ],
+    ),
+    "compiled Latte": (
+        Family.LATTE_CLASS,
+        [
+            "_orig_mod.blocks.0.attn.qkv.weight",
+            "_orig_mod.x_embedder.proj.weight",
+            "_orig_mod.temp_embed",
+        ],
+    ),
+    "Latte of variant 3 with rotary positions": (
+        Family.LATTE_CLASS,
+        [
+            "blocks.0.attn.qkv.weight",
+            "blocks.0.attn_temp.qkv.weight",
+            "x_embedder.proj.weight",
+            "t_embedder.mlp.0.weight",
+        ],
+    ),
+    "Sana, which has DiT's names and cross-attention": (
+        Family.PIXART,
+        [
+            "blocks.0.attn.qkv.weight",
+            "x_embedder.proj.weight",
+            "t_embedder.mlp.0.weight",
+            "blocks.0.cross_attn.q_linear.weight",
+        ],
+    ),
+    "a vision transformer": (
+        Family.UNKNOWN,
+        ["blocks.0.attn.qkv.weight", "patch_embed.proj.weight", "pos_embed"],
     ),
 }
 
