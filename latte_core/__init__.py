@@ -1,7 +1,8 @@
 """Latte, a latent diffusion transformer for video (arXiv 2401.03048), without any host.
 
-`Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone. Both are
-imported when they are first asked for, so that importing this package needs torch and nothing else.
+`Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone, and
+`sample_reference` samples one without text as the authors do. They are imported when they are first
+asked for, so that importing this package needs torch and nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .errors import (
 if TYPE_CHECKING:
     from .checkpoint.loader import load_transformer
     from .pipeline import Pipeline, PipelineResult
+    from .sampling.reference import sample_reference
 
 __version__ = "0.1.0"
 
@@ -46,6 +48,7 @@ __all__ = [
     "WeightMismatchError",
     "__version__",
     "load_transformer",
+    "sample_reference",
 ]
 
 
@@ -59,6 +62,10 @@ def __getattr__(name: str) -> object:
         from . import pipeline
 
         return getattr(pipeline, name)
+    if name == "sample_reference":
+        from .sampling.reference import sample_reference
+
+        return sample_reference
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -44,6 +44,18 @@ CALL: dict[str, Any] = {
     "callback": None,
 }
 LOAD: dict[str, Any] = {"path": REQUIRED, "config": None, "dtype": torch.float32, "device": "cpu"}
+SAMPLE: dict[str, Any] = {
+    "model": REQUIRED,
+    "latents": REQUIRED,
+    "method": "ddpm",
+    "steps": "250",
+    "guidance_scale": 1.0,
+    "class_labels": None,
+    "eta": 0.0,
+    "seed": 0,
+    "noise": None,
+    "callback": None,
+}
 OPEN: dict[str, Any] = {"folder": REQUIRED, "dtype": None, "device": None}
 FORWARD = ["latents", "timesteps", "context", "attention_mask", "enable_temporal_attention"]
 NAMES = {
@@ -63,6 +75,7 @@ NAMES = {
     "WeightMismatchError",
     "__version__",
     "load_transformer",
+    "sample_reference",
 }
 PARENTS = {
     "InvalidInputError": ("LatteError", ValueError),
@@ -101,6 +114,10 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_load_transformer_keeps_its_arguments() -> None:
     check_frozen(latte_core.load_transformer, LOAD)
+
+
+def test_sample_reference_keeps_its_arguments() -> None:
+    check_frozen(latte_core.sample_reference, SAMPLE)
 
 
 def test_pipeline_keeps_its_arguments() -> None:

@@ -55,8 +55,33 @@ def sample(
     step_noise = step_noise or make_step_noise(noise.shape, 0)
     stepper = make_stepper(sampler, num_steps, noise=step_noise, eta=eta, settings=settings)
     alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
+    return run_stepper(
+        stepper, predict, noise, alphas=alphas, callback=callback, compute_dtype=compute_dtype
+    )
+
+
+@torch.no_grad()
+def run_stepper(
+    stepper: Stepper,
+    predict: NoisePredictor,
+    start: Tensor,
+    *,
+    alphas: AlphaTable,
+    callback: StepCallback | None = None,
+    compute_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Drive one run of any sampler; arguments and errors as in `sample`.
+
+    Args:
+        stepper: the run, made for this call.
+        predict: see `sample`.
+        start: (B, 4, F, h, w) start noise of unit variance, or latents to be inverted.
+        alphas: the schedule, for the clean latents that the callback is shown.
+        callback: see `sample`.
+        compute_dtype: see `sample`.
+    """
     timesteps = stepper.timesteps
-    latents = noise.detach().to("cpu", torch.float32) * stepper.initial_sigma
+    latents = start.detach().to("cpu", torch.float32) * stepper.initial_sigma
     for call, timestep in enumerate(timesteps):
         model_input = stepper.scale(latents, call)
         prediction = _predict(predict, model_input, timestep)
