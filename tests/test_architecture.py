@@ -32,7 +32,10 @@ LAYERS = (
     {"cli"},
 )
 SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
-PIPELINE = ("class_parts", "class_pipeline", "pipeline_parts", "pipeline_run", "pipeline_text")
+PIPELINE = (
+    *("class_labels", "class_parts", "class_pipeline", "class_vae"),
+    *("pipeline_parts", "pipeline_run", "pipeline_text"),
+)
 SAME_AS = {**dict.fromkeys(PIPELINE, "pipeline"), "__main__": "cli"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
                 "node_helpers", "server"}  # fmt: skip

@@ -96,11 +96,27 @@ def _fail(sentence: str) -> int:
     return BAD_INPUT
 
 
+class OnlyOnce(logging.Filter):
+    """Lets a line through the first time only: a run of many videos may log it for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line was not shown before."""
+        line = record.getMessage()
+        is_new = line not in self._seen
+        self._seen.add(line)
+        return is_new
+
+
 @contextmanager
 def notices_to(stream: TextIO) -> Generator[None]:
     """Show warnings and log lines of this package as one plain line each."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("Note: %(message)s"))
+    handler.addFilter(OnlyOnce())
     logger = logging.getLogger("latte")
     logger.addHandler(handler)
 

@@ -1,33 +1,38 @@
-"""`sample`: a video from a prompt, or one from each line of a file."""
+"""`sample`: videos from a prompt or of a class, one or many."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from .. import __version__
+import torch
+
+from ..class_parts import CLASS_STARTER, is_class_model
 from ..errors import InvalidInputError
-from ..pipeline import Pipeline
-from ..sampling import SAMPLER_NAMES, resolve_sampler
-from ..types import VideoShape
-from ..video import check_target, enlarge, load_formats, write_video
+from ..pipeline_parts import STARTER, pick_device
+from ..sampling import SAMPLER_NAMES
+from ..video import load_formats
 from ..video.formats import format_for
 from .command import Command
-from .options import DTYPES, Progress, dtype_from
+from .options import DTYPES, dtype_from
+from .reference_settings import read_settings
+from .sample_class import ClassMaker
+from .sample_folder import fill_folder
+from .sample_jobs import Maker, plan
+from .sample_output import Output, numbered, write_files, write_grid
+from .sample_settings import PRESETS, Settings, from_arguments, preset, require_kind, require_model
+from .sample_settings import TEXT as TEXT_KIND
+from .sample_text import TextMaker, either
 
 MAX_PROMPT_FILE = 16 * 2**20
-MAX_BAR_TEXT = 32
-T = TypeVar("T")
 
 DESCRIPTION = """\
-Make a video from a sentence.
+Make videos from a sentence, of a class, or of the one thing that a model was trained on.
 
-The model is "starter" (ships with this package: coloured shapes that move, 64 x 64 pixels), a
-folder in the layout of Latte-1, or a transformer file with those folders beside it. Steps,
-guidance, frames and size that you leave out are the ones the model is best run with.
+The model is "starter" (ships with this package: coloured shapes that move, 64 x 64 pixels),
+"class-starter" (the same shapes by class), a folder in the layout of Latte-1, or a file such as
+ucf101.pt with a VAE folder beside it. Steps, guidance, frames and size that you leave out are the
+ones the model is best run with.
 """
 EXAMPLES = """\
 examples:
@@ -39,53 +44,105 @@ examples:
         --prompt "a cat wearing sunglasses and working as a lifeguard at a pool" --output cat.mp4
 
   One picture:
-    python -m latte_core sample --prompt "a green triangle" --frames 1 --output triangle.png
+    python -m latte_core sample --preset t2i --prompt "a green triangle" --output triangle.png
 
   Many prompts, one line each, written to clip-001.mp4, clip-002.mp4 ...:
     python -m latte_core sample --prompts prompts.txt --output clip.mp4
+
+  Eight videos of a class, side by side, with the authors' settings:
+    python -m latte_core sample --model ucf101.pt --preset ucf101 --class "Playing Guitar" \\
+        --num 8 --grid --output guitar.mp4
+
+  2048 faces; the same command goes on where it was stopped:
+    python -m latte_core sample --model ffs.pt --config ffs_sample.yaml \\
+        --num-videos 2048 --output-dir faces
 """
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """Everything that decides a video but its prompt; stored in the file's comment."""
-
-    model: str
-    negative: str
-    seed: int
-    steps: int
-    guidance: float
-    sampler: str
-    frames: int
-    height: int
-    width: int
-    vae: str
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sample`."""
-    add = parser.add_argument
-    texts = parser.add_mutually_exclusive_group(required=True)
-    texts.add_argument("--prompt", metavar="TEXT", help="what to show, in English")
+    _add_contents(parser)
+    _add_model(parser)
+    _add_quality(parser)
+    _add_output(parser)
+
+
+def _add_contents(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to show")
+    texts = group.add_mutually_exclusive_group()
+    texts.add_argument("--prompt", metavar="TEXT", help="for text-to-video models, in English")
     texts.add_argument("--prompts", metavar="FILE", help="text file with one prompt per line")
-    endings = ", ".join(f".{name}" for name in load_formats())
-    add("--output", required=True, metavar="FILE", help=f"file to write: {endings}")
-    add("--model", default="starter", help="starter, a folder or a file (default: starter)")
-    add("--negative", default="", metavar="TEXT", help="what to stay away from")
-    add("--seed", type=int, default=0, help="0 to 2^64-1; same seed, same video (default: 0)")
-    add("--steps", type=int, help="sampling steps; more is finer and slower")
-    add("--guidance", type=float, help="how closely to follow the prompt; 1 switches it off")
-    add("--sampler", metavar="NAME", help=", ".join(SAMPLER_NAMES))
+    add = group.add_argument
+    add("--negative", metavar="TEXT", help="what to stay away from")
+    add(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="CLASS",
+        help="for class models: a name, a number, random or all; may be given several times",
+    )
+    add("--seed", type=int, help="0 to 2^64-1; same seed, same video (default: 0)")
+    add(
+        "--num",
+        "--num-videos",
+        type=int,
+        metavar="N",
+        help="videos in all; prompts or classes take turns, the seed rises by one each round",
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--model", help=f"{STARTER}, {CLASS_STARTER}, a folder or a file")
+    add("--vae", help="image (frame by frame), temporal (smooth in time), or a folder or file")
+    add("--dtype", choices=tuple(DTYPES), help="number format (default: float32 on the CPU)")
+    add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
+
+
+def _add_quality(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to make it")
+    files = group.add_mutually_exclusive_group()
+    files.add_argument("--preset", choices=tuple(PRESETS), help="the authors' own settings")
+    files.add_argument("--config", metavar="FILE", help="a settings file of the authors (yaml)")
+    add = group.add_argument
+    add("--steps", help='sampling steps; class models also take "10,15,20" or "ddim50"')
+    add("--guidance", type=float, help="how closely to follow prompt or class; 1 is off")
+    add(
+        "--sampler",
+        "--method",
+        metavar="NAME",
+        help=f"{', '.join(SAMPLER_NAMES)}; class models: ddpm, ddim",
+    )
+    add("--eta", type=float, help="noise per step of ddim, 0 to 1 (default: 0)")
     add("--frames", type=int, help="length; Latte is trained on 16, 1 makes a picture")
     add("--height", type=int, help="pixels, a multiple of 16")
     add("--width", type=int, help="pixels, a multiple of 16")
-    add("--fps", type=float, help="frames per second; Latte is trained on 8")
     add(
-        "--vae",
-        choices=("temporal", "image"),
-        default="temporal",
-        help="decoder: temporal is smooth in time, image works frame by frame (default: temporal)",
+        "--temporal-attention",
+        action=argparse.BooleanOptionalAction,
+        help="off makes every frame a picture of its own",
     )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it goes")
+    targets = group.add_mutually_exclusive_group(required=True)
+    endings = ", ".join(f".{name}" for name in load_formats())
+    targets.add_argument("--output", metavar="FILE", help=f"file to write: {endings}")
+    targets.add_argument(
+        "--output-dir", metavar="DIR", help="folder to fill; the same command goes on filling it"
+    )
+    add = group.add_argument
+    add("--format", choices=tuple(load_formats()), help="of files in --output-dir (default: mp4)")
+    add(
+        "--grid",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="COLUMNS",
+        help="write all videos side by side into one file",
+    )
+    add("--fps", type=float, help="frames per second; Latte is trained on 8")
     add(
         "--upscale",
         type=int,
@@ -93,107 +150,86 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="enlarge the finished frames, bicubic (default: 1)",
     )
-    add(
-        "--dtype",
-        choices=tuple(DTYPES),
-        help="number format of the models (default: float32 on the CPU, bfloat16 on a GPU)",
-    )
-    add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make and write every video that was asked for."""
-    output = Path(arguments.output)
-    format_for(output)
-    if arguments.sampler is not None:
-        resolve_sampler(arguments.sampler)
-    prompts = [arguments.prompt] if arguments.prompts is None else read_prompts(arguments.prompts)
-    pipeline = Pipeline.from_pretrained(
-        arguments.model, dtype=dtype_from(arguments.dtype), device=arguments.device
-    )
-    recipe = make_recipe(arguments, pipeline)
-    factor: int = arguments.upscale
-    fps: float = _either(arguments.fps, pipeline.defaults.fps)
-    targets = [output] if arguments.prompts is None else numbered(output, len(prompts))
-    for target in targets:
-        check_target(target, recipe.frames, recipe.height * factor, recipe.width * factor, fps)
-    for prompt, target in zip(prompts, targets, strict=True):
-        make_video(pipeline, recipe, prompt, target, factor=factor, fps=fps)
+    check_output(arguments)
+    settings = gather(arguments)
+    maker = open_maker(settings, arguments)
+    num = settings.num
+    if num is None and arguments.output_dir is not None:
+        num = settings.num_for_folder
+    jobs = plan(maker.items, num, either(settings.seed, 0))
+    output = Output(factor=arguments.upscale, fps=maker.fps)
+    if arguments.output_dir is not None:
+        ending = arguments.format or ("png" if maker.size[0] == 1 else "mp4")
+        fill_folder(maker, jobs, Path(arguments.output_dir), ending, output)
+        return 0
+    target = Path(arguments.output)
+    if arguments.grid is not None:
+        write_grid(maker, jobs, target, output, arguments.grid or None)
+        return 0
+    is_one = len(jobs) == 1 and arguments.prompts is None
+    write_files(maker, jobs, [target] if is_one else numbered(target, len(jobs)), output)
     return 0
 
 
-def make_recipe(arguments: argparse.Namespace, pipeline: Pipeline) -> Recipe:
-    """Fill what was left out with the model's own defaults, and check the size."""
-    best = pipeline.defaults
-    shape = VideoShape(
-        num_frames=_either(arguments.frames, best.num_frames),
-        height=_either(arguments.height, best.height),
-        width=_either(arguments.width, best.width),
-    )
-    return Recipe(
-        model=Path(arguments.model).name,
-        negative=arguments.negative,
-        seed=arguments.seed,
-        steps=_either(arguments.steps, best.num_steps),
-        guidance=_either(arguments.guidance, best.guidance_scale),
-        sampler=resolve_sampler(_either(arguments.sampler, best.sampler)),
-        frames=shape.num_frames,
-        height=shape.height,
-        width=shape.width,
-        vae=arguments.vae,
-    )
+def check_output(arguments: argparse.Namespace) -> None:
+    """Refuse options about files that do not go together.
 
-
-def _either(given: T | None, otherwise: T) -> T:
-    """Return what was given, or the default if nothing was."""
-    return otherwise if given is None else given
-
-
-def make_video(
-    pipeline: Pipeline, recipe: Recipe, prompt: str, target: Path, *, factor: int, fps: float
-) -> None:
-    """Make one video, show its progress, and write it."""
-    progress = Progress(prompt[:MAX_BAR_TEXT])
-    try:
-        result = pipeline(
-            prompt,
-            negative_prompt=recipe.negative,
-            num_frames=recipe.frames,
-            height=recipe.height,
-            width=recipe.width,
-            num_steps=recipe.steps,
-            guidance_scale=recipe.guidance,
-            sampler=recipe.sampler,
-            seed=recipe.seed,
-            vae=recipe.vae,
-            callback=progress,
+    Raises:
+        InvalidInputError: saying which.
+    """
+    if arguments.output is not None:
+        format_for(Path(arguments.output))
+        if arguments.format is not None:
+            raise InvalidInputError(
+                "--format is for --output-dir; the name after --output says the format itself."
+            )
+    elif arguments.grid is not None:
+        raise InvalidInputError(
+            "--grid writes one file, so it needs --output FILE instead of --output-dir."
         )
-    finally:
-        progress.close()
-    assert result.frames is not None
-    frames = enlarge(result.frames, factor)
-    holds_metadata = format_for(target).holds_metadata
-    write_video(target, frames, fps, metadata=comment(recipe, prompt) if holds_metadata else None)
-    count, height, width = frames.shape[:3]
-    what = "picture" if count == 1 else f"{count} frames at {fps:g} per second"
-    print(f"Wrote {target}: {what}, {width} x {height} pixels.")
 
 
-def comment(recipe: Recipe, prompt: str) -> str:
-    """Return what is needed to make the same video again, as JSON."""
-    return json.dumps({"latte": __version__, "prompt": prompt, **asdict(recipe)})
+def gather(arguments: argparse.Namespace) -> Settings:
+    """Return the settings of a run: options first, then the preset or the settings file.
+
+    Raises:
+        InvalidInputError: for a file that cannot be used, or settings without the model they need.
+    """
+    prompts = () if arguments.prompt is None else (arguments.prompt,)
+    if arguments.prompts is not None:
+        prompts = read_prompts(arguments.prompts)
+    given = from_arguments(arguments, prompts)
+    if arguments.preset is not None:
+        given = given.over(preset(arguments.preset))
+    if arguments.config is not None:
+        given = given.over(read_settings(Path(arguments.config)))
+    require_model(given)
+    return given
 
 
-def numbered(output: Path, count: int) -> list[Path]:
-    """Return clip-001.mp4, clip-002.mp4 ... for clip.mp4."""
-    digits = max(3, len(str(count)))
-    return [
-        output.with_name(f"{output.stem}-{index + 1:0{digits}d}{output.suffix}")
-        for index in range(count)
-    ]
+def open_maker(settings: Settings, arguments: argparse.Namespace) -> Maker:
+    """Open the model and return what makes videos with it.
+
+    Raises:
+        InvalidInputError: for settings that do not fit the model.
+        CheckpointError: if the model cannot be loaded.
+    """
+    dtype, device = dtype_from(arguments.dtype), arguments.device
+    if dtype is None and settings.half and pick_device(device).type != "cpu":
+        dtype = torch.float16
+    model = settings.model
+    by_class = bool(settings.classes) if model is None else is_class_model(model)
+    if by_class:
+        return ClassMaker(settings, dtype, device)
+    require_kind(settings, TEXT_KIND, Path(model or STARTER).name)
+    return TextMaker(settings, dtype, device)
 
 
-def read_prompts(name: str) -> list[str]:
+def read_prompts(name: str) -> tuple[str, ...]:
     """Return the lines of a UTF-8 text file that are not blank.
 
     Raises:
@@ -209,7 +245,7 @@ def read_prompts(name: str) -> list[str]:
             f"The prompts cannot be read from {path.name!r}: it must be a UTF-8 text file with "
             "one prompt per line."
         ) from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not prompts:
         raise InvalidInputError(f"{path.name} holds no prompt. Write one prompt per line.")
     return prompts
@@ -217,7 +253,7 @@ def read_prompts(name: str) -> list[str]:
 
 COMMAND = Command(
     name="sample",
-    help="make a video from a prompt",
+    help="make videos from a prompt or of a class",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

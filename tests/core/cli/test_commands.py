@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.tiny_pipeline import write_tiny_latte
+from torch import Tensor
 
 from latte_core.checkpoint import load_transformer
-from latte_core.cli import sample as sample_module
+from latte_core.cli import sample_output, sample_text
 from latte_core.cli.command import Command
 from latte_core.cli.main import COMMANDS, main, make_parser
+from latte_core.cli.sample_jobs import Job
 from latte_core.errors import LatteError
 from latte_core.pipeline import Pipeline
 from latte_core.video import enlarge, read_video
@@ -89,6 +91,7 @@ def test_frame_rate_and_recipe_are_stored_in_the_file(folder: Path, tmp_path: Pa
     recipe, _ = json.JSONDecoder().raw_decode(raw[start:].decode("utf-8", "replace"))
     assert recipe["prompt"] == PROMPT
     assert (recipe["seed"], recipe["steps"], recipe["sampler"]) == (0, 2, "ddim")
+    assert (recipe["vae"], recipe["temporal_attention"]) == ("temporal", True)
 
 
 def test_lines_of_a_file_become_numbered_videos_each_as_if_made_alone(
@@ -108,7 +111,7 @@ def test_lines_of_a_file_become_numbered_videos_each_as_if_made_alone(
 
 
 def test_numbers_get_as_many_digits_as_they_need() -> None:
-    names = [path.name for path in sample_module.numbered(Path("a/clip.mp4"), 1234)]
+    names = [path.name for path in sample_output.numbered(Path("a/clip.mp4"), 1234)]
     assert (names[0], names[-1]) == ("clip-0001.mp4", "clip-1234.mp4")
 
 
@@ -119,11 +122,14 @@ def test_options_left_out_come_from_the_models_card(
     shutil.copytree(folder, other)
     card = {"num_steps": 3, "guidance_scale": 2.5, "num_frames": 2, "sampler": "euler"}
     (other / "card.json").write_text(json.dumps(card))
-    used: list[sample_module.Recipe] = []
-    monkeypatch.setattr(
-        sample_module, "make_video", lambda pipeline, recipe, *_, **__: used.append(recipe)
-    )
-    path = tmp_path / "clip.mp4"
+    used: list[sample_text.Recipe] = []
+
+    def make(maker: sample_text.TextMaker, job: Job, _: object) -> Tensor:
+        used.append(maker._recipe)  # pyright: ignore[reportPrivateUsage]
+        return torch.zeros(*maker.size, 3)
+
+    monkeypatch.setattr(sample_text.TextMaker, "make", make)
+    path = tmp_path / "clip.gif"
     assert main(["sample", "--prompt", "x", "--model", str(other), "--output", str(path)]) == 0
     recipe = used[0]
     assert (recipe.steps, recipe.guidance, recipe.frames, recipe.sampler) == (3, 2.5, 2, "euler")
@@ -142,6 +148,16 @@ BAD_SAMPLES: list[tuple[list[str], str]] = [
     (["--output", "clip.png"], "holds 1 frame"),
     (["--output", "clip.mp4", "--height", "40"], "nearest sizes are 32 and 48"),
     (["--output", "clip.mp4", "--steps", "0"], "steps"),
+    (["--output", "clip.mp4", "--steps", "ddim50"], "whole number"),
+    (["--output", "clip.mp4", "--eta", "2"], "eta"),
+    (["--output", "clip.mp4", "--num", "0"], "--num"),
+    (["--output", "clip.mp4", "--vae", "vae.pt"], "temporal or image"),
+    (["--output", "clip.mp4", "--class", "3"], "steered by words"),
+    (["--output", "clip.mp4", "--preset", "ucf101"], "class-conditional model, but"),
+    (["--output", "clip.mp4", "--format", "gif"], "--format is for --output-dir"),
+    (["--output", "clip.mp4", "--grid", "-1", "--num", "2"], "columns"),
+    (["--output-dir", "clips", "--grid"], "--grid writes one file"),
+    (["--output-dir", "blocker"], "blocker"),
     (["--output", "clip.mp4", "--seed", "-1"], "seed"),
     (["--output", "clip.mp4", "--guidance", "nan"], "guidance_scale"),
     (["--output", "clip.mp4", "--sampler", "eular"], "Did you mean 'euler'"),
@@ -176,10 +192,12 @@ def test_every_mistake_is_one_sentence_and_exit_code_2(
         ["sampel"],
         ["sample"],
         ["sample", "--prompt", "x"],
-        ["sample", "--output", "x.mp4"],
+        ["sample", "--prompt", "x", "--output", "x.mp4", "--output-dir", "y"],
+        ["sample", "--preset", "ffs", "--config", "ffs.yaml", "--output", "x.mp4"],
+        ["sample", "--preset", "cats", "--output", "x.mp4"],
         ["sample", "--prompt", "x", "--prompts", "y", "--output", "x.mp4"],
         ["sample", "--prompt", "x", "--output", "x.mp4", "--upscale", "3"],
-        ["sample", "--prompt", "x", "--output", "x.mp4", "--steps", "many"],
+        ["sample", "--prompt", "x", "--output", "x.mp4", "--num", "many"],
         ["inspect"],
         ["convert", "a.pt"],
     ],
@@ -234,7 +252,7 @@ def test_interrupt_and_full_memory_end_in_a_sentence(
     def fails(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(sample_module, "make_video", fails)
+    monkeypatch.setattr(sample_text.TextMaker, "make", fails)
     assert sample(folder, "--prompt", PROMPT, "--output", tmp_path / "clip.mp4") == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,323 @@
+"""Class in, video out: sampling of the class-conditional and unconditional Latte, and decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .class_labels import Label, count_videos, is_listed, labels_of
+from .class_parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
+from .diffusion import check_eta, space_timesteps
+from .errors import IncompatibleInputsError, InvalidInputError
+from .latte_config import LatteConfig
+from .model.latte import Latte
+from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
+from .sampling import StepNoise, uses_guidance
+from .sampling.noise import check_noise_order, check_seeds
+from .sampling.reference import METHODS, sample_reference
+from .sampling.reference_noise import ReferenceStream
+from .sampling.spaced import NoiseOfStep
+from .types import (
+    MAX_FRAMES,
+    PIXELS_PER_CELL,
+    StepCallback,
+    VideoShape,
+    check_integer,
+)
+from .vae.frames import VideoVAE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassRun:
+    """Checked settings of a run; see `ClassPipeline.__call__`."""
+
+    method: str
+    steps: str
+    guidance_scale: float
+    eta: float
+    temporal_attention: bool
+
+
+class ClassPipeline:
+    """Videos of a class, or of no class, from a class-conditional or unconditional Latte.
+
+    Args:
+        transformer: a Latte.
+        vae: its VAE; may be left out for latents only.
+        class_names: in the order of labels, if the classes have names.
+        defaults: how to run the model best; the authors' settings when left out.
+    """
+
+    def __init__(
+        self,
+        transformer: Latte,
+        *,
+        vae: VideoVAE | None = None,
+        class_names: Sequence[str] = (),
+        defaults: ClassDefaults | None = None,
+    ) -> None:
+        self.parts: ClassParts = GivenClassParts(
+            transformer=transformer,
+            class_names=tuple(class_names),
+            defaults=defaults or ClassDefaults.of(transformer.config, {}),
+            given_vae=vae,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        vae: str | Path | None = None,
+        config: Mapping[str, Any] | LatteConfig | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> ClassPipeline:
+        """Open a model: `class-starter`, a folder with `transformer/`, or a file like ucf101.pt.
+
+        Args:
+            folder: the word `class-starter`, or a path.
+            vae: path of a VAE's folder or file; or `image` (as in training) or `temporal` for the
+                one beside the model. Left out: `image`.
+            config: settings that the weights do not show, under our names or the reference's.
+            dtype: of all weights. Left out: float32 on the CPU and for models with a card, else
+                bfloat16.
+            device: left out: the accelerator if there is one, else the CPU.
+
+        Raises:
+            InvalidInputError: if there is no such model, VAE or device.
+            IncompatibleInputsError: for a text-to-video model.
+            CheckpointError: if the transformer cannot be loaded.
+        """
+        pipeline = cls.__new__(cls)
+        pipeline.parts = ClassFolderParts(folder, vae, config, dtype, device)
+        return pipeline
+
+    @property
+    def defaults(self) -> ClassDefaults:
+        """How this model is best run, from its card where it has one."""
+        return self.parts.defaults
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of labels; empty if the classes have none."""
+        return self.parts.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Classes without the null class; 0 for an unconditional model."""
+        return self.parts.transformer.config.num_classes
+
+    def settle(
+        self,
+        method: str | None = None,
+        steps: str | int | None = None,
+        guidance_scale: float | None = None,
+        eta: float = 0.0,
+        temporal_attention: bool = True,
+    ) -> ClassRun:
+        """Return checked settings; what was left out are the model's own.
+
+        Raises:
+            InvalidInputError: for a value that cannot be used, and for guidance without classes.
+        """
+        best = self.defaults
+        run = ClassRun(
+            method=best.method if method is None else str(method).strip().lower(),
+            steps=best.steps if steps is None else str(steps),
+            guidance_scale=best.guidance_scale if guidance_scale is None else guidance_scale,
+            eta=check_eta(eta),
+            temporal_attention=temporal_attention,
+        )
+        check_choice("method", run.method, METHODS)
+        space_timesteps(run.steps)
+        if uses_guidance(run.guidance_scale) and not self.num_classes:
+            raise InvalidInputError(
+                f"guidance_scale is {run.guidance_scale:g}, but this model is unconditional: there "
+                "is no class to follow more closely. Leave it out, or set it to 1."
+            )
+        return run
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Label | Sequence[Label] | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        method: str | None = None,
+        steps: str | int | None = None,
+        guidance_scale: float | None = None,
+        eta: float = 0.0,
+        seed: int | Sequence[int] = 0,
+        noise_order: str = "comfyui",
+        latents: Tensor | None = None,
+        temporal_attention: bool = True,
+        decode_chunk: int | None = None,
+        output: str = "frames",
+        callback: StepCallback | None = None,
+    ) -> PipelineResult:
+        """Make one video per label, or per seed, each as if it were made alone.
+
+        Args:
+            class_labels: numbers or names in any spelling, or `random` for one drawn from the
+                seed; one for all videos, or one for each. None for unconditional models only.
+            num_frames, height, width: by default those the model was trained on.
+            method: `ddpm` or `ddim`.
+            steps: "250", "10,15,20" or "ddim50" (latte.md 7.1).
+            guidance_scale: above 1 the class is followed more closely; 1 or less is off.
+            eta: noise per step of ddim, 0 .. 1.
+            seed: one for all videos (they continue one stream), or one for each.
+            noise_order: `comfyui` draws what KSampler draws for the seed, `reference` what the
+                authors' script does.
+            latents: (N, 4, F, h, w) start noise of unit variance, in place of the seed's.
+            temporal_attention: off makes every frame a picture of its own.
+            decode_chunk: frames decoded at a time; by default the whole clip.
+            output: `frames`, or `latents` to leave out decoding.
+            callback: called after each model call; an exception it raises ends the run unchanged.
+
+        Returns:
+            Latents, frames and the numbers of the classes; a list of labels or seeds gives one more
+            axis in front of the frames.
+
+        Raises:
+            InvalidInputError: for a value that cannot be used, a class there is not, or a class
+                that is missing.
+            IncompatibleInputsError: for a class given to an unconditional model, latents that do
+                not fit, or numbers of labels, seeds and latents that differ.
+            NonFiniteError: if the run breaks down to NaN.
+            CheckpointError: if a VAE is needed and missing.
+        """
+        check_choice("output", output, OUTPUTS)
+        if decode_chunk is not None:
+            check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
+        count = count_videos(class_labels, seed, latents)
+        size = self._shape(count, num_frames, height, width, latents).latent_size()
+        labels = labels_of(
+            class_labels,
+            check_seeds(seed, count),
+            count,
+            self.parts.transformer.config,
+            self.class_names,
+        )
+        run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
+        if output == "frames":
+            self.parts.check_vae()
+        if check_noise_order(noise_order) == "reference":
+            clean = self._sample_as_authors(run, size, seed, latents, labels, callback)
+        else:
+            clean = self._sample_each(run, size, seed, latents, labels, callback)
+        if output == "latents":
+            return PipelineResult(latents=clean, frames=None, class_labels=labels)
+        frames = self.decode(clean, decode_chunk=decode_chunk)
+        is_list = count > 1 or is_listed(class_labels) or is_listed(seed)
+        return PipelineResult(
+            latents=clean, frames=frames if is_list else frames[0], class_labels=labels
+        )
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, decode_chunk: int | None = None) -> Tensor:
+        """Turn latents (N, 4, F, h, w) into frames (N, F, H, W, 3), float32 in [0, 1] on the CPU.
+
+        Raises:
+            NonFiniteError: if the VAE breaks down to NaN.
+        """
+        decoder = self.parts.vae()
+        made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
+        return torch.cat(made).to("cpu", torch.float32)
+
+    def _shape(
+        self,
+        count: int,
+        num_frames: int | None,
+        height: int | None,
+        width: int | None,
+        latents: Tensor | None,
+    ) -> VideoShape:
+        """Return the size to make; given latents decide what was left open, and must fit."""
+        best = self.defaults
+        sides = [best.num_frames, best.height, best.width]
+        if latents is not None:
+            frames, rows, columns = latents.shape[2:]
+            sides = [frames, rows * PIXELS_PER_CELL, columns * PIXELS_PER_CELL]
+        given = (num_frames, height, width)
+        chosen = [side if one is None else one for one, side in zip(given, sides, strict=True)]
+        shape = VideoShape(batch=count, num_frames=chosen[0], height=chosen[1], width=chosen[2])
+        if latents is not None and tuple(latents.shape) != shape.latent_size():
+            raise IncompatibleInputsError(
+                f"The given latents have shape {tuple(latents.shape)}, but {count} videos of "
+                f"{shape.num_frames} frames at {shape.height} x {shape.width} pixels need "
+                f"{shape.latent_size()}. Change num_frames, height and width, or the latents."
+            )
+        return shape
+
+    def _sample_each(
+        self,
+        run: ClassRun,
+        size: tuple[int, int, int, int, int],
+        seed: int | Sequence[int],
+        latents: Tensor | None,
+        labels: tuple[int, ...] | None,
+        callback: StepCallback | None,
+    ) -> Tensor:
+        """Make the videos one by one, with the noise of `Pipeline` and KSampler."""
+        start, step_noise = noise_of_videos(size, seed, "comfyui", latents)
+        one = (1, *size[1:])
+        made = [
+            self._sample(
+                run,
+                start[index : index + 1],
+                None if labels is None else labels[index : index + 1],
+                listener,
+                noise=_as_function(step_noise[index], one),
+            )
+            for index, listener in enumerate(listeners(callback, size[0]))
+        ]
+        return torch.cat(made)
+
+    def _sample_as_authors(
+        self,
+        run: ClassRun,
+        size: tuple[int, int, int, int, int],
+        seed: int | Sequence[int],
+        latents: Tensor | None,
+        labels: tuple[int, ...] | None,
+        callback: StepCallback | None,
+    ) -> Tensor:
+        """Make all videos in one batch, as they share one stream of noise."""
+        is_guided = uses_guidance(run.guidance_scale)
+        start = latents
+        if start is None:
+            start = ReferenceStream(size, seed, is_guided=is_guided).draw_start()
+        return self._sample(run, start, labels, callback, seed=seed, noise_order="reference")
+
+    def _sample(
+        self,
+        run: ClassRun,
+        start: Tensor,
+        labels: tuple[int, ...] | None,
+        callback: StepCallback | None,
+        **noise: Any,
+    ) -> Tensor:
+        """Return latents for a batch; `noise` says where that of each step comes from."""
+        return sample_reference(
+            self.parts.transformer,
+            start,
+            method=run.method,
+            steps=run.steps,
+            guidance_scale=run.guidance_scale,
+            class_labels=labels,
+            eta=run.eta,
+            callback=callback,
+            temporal_attention=run.temporal_attention,
+            **noise,
+        )
+
+
+def _as_function(steps: StepNoise, size: tuple[int, ...]) -> NoiseOfStep:
+    """Return what `sample_reference` asks for the noise of each step."""
+    return lambda _: steps.draw(size)

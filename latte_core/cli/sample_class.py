@@ -1,0 +1,158 @@
+"""`sample` with a class-conditional or unconditional model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..class_labels import RANDOM, is_random, random_labels
+from ..class_names import find_class
+from ..class_parts import CLASS_STARTER
+from ..class_pipeline import ClassPipeline
+from ..errors import IncompatibleInputsError, InvalidInputError
+from ..types import StepCallback, VideoShape
+from .sample_jobs import Job
+from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
+from .sample_text import either
+
+ALL = "all"
+
+
+class ClassMaker:
+    """Makes videos of classes, or of no class.
+
+    Args:
+        settings: of the run.
+        dtype, device: as for `ClassPipeline.from_pretrained`.
+
+    Raises:
+        InvalidInputError: for a class that is missing or that there is not, or a value that cannot
+            be used.
+        IncompatibleInputsError: for prompts, or a class for an unconditional model.
+    """
+
+    def __init__(self, settings: Settings, dtype: torch.dtype | None, device: str | None) -> None:
+        model = settings.model or CLASS_STARTER
+        self._name = Path(model).name
+        if settings.prompts or settings.negative:
+            raise IncompatibleInputsError(
+                f"A prompt was given, but {self._name} is no text-to-video model. Use --class for "
+                "class-conditional models; unconditional ones need neither."
+            )
+        self._settings = settings
+        self._pipeline = ClassPipeline.from_pretrained(
+            model, settings.vae, settings.config, dtype=dtype, device=device
+        )
+        is_class = self._pipeline.num_classes > 0
+        require_kind(settings, CLASSES if is_class else UNCONDITIONAL, self._name)
+        self._items = self._find_items()
+        self._run = self._pipeline.settle(
+            settings.sampler,
+            settings.steps,
+            settings.guidance,
+            either(settings.eta, 0.0),
+            either(settings.temporal_attention, True),
+        )
+        best = self._pipeline.defaults
+        self._shape = VideoShape(
+            num_frames=either(settings.frames, best.num_frames),
+            height=either(settings.height, best.height),
+            width=either(settings.width, best.width),
+        )
+
+    @property
+    def items(self) -> Sequence[str | None]:
+        return self._items
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        return self._shape.num_frames, self._shape.height, self._shape.width
+
+    @property
+    def fps(self) -> float:
+        return either(self._settings.fps, self._pipeline.defaults.fps)
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        frames, height, width = self.size
+        return {
+            "model": self._name,
+            **asdict(self._run),
+            "frames": frames,
+            "height": height,
+            "width": width,
+            "vae": Path(self._settings.vae or "image").name,
+        }
+
+    def describe(self, job: Job) -> Mapping[str, Any]:
+        label = self._label(job)
+        if label is None:
+            return {"seed": job.seed}
+        name = self._name_of(label)
+        return {"class": label, **({"class_name": name} if name else {}), "seed": job.seed}
+
+    def title(self, job: Job) -> str:
+        label = self._label(job)
+        if label is None:
+            return f"seed {job.seed}"
+        return f"{self._name_of(label) or f'class {label}'}, seed {job.seed}"
+
+    def make(self, job: Job, callback: StepCallback | None) -> Tensor:
+        frames, height, width = self.size
+        result = self._pipeline(
+            self._label(job),
+            num_frames=frames,
+            height=height,
+            width=width,
+            method=self._run.method,
+            steps=self._run.steps,
+            guidance_scale=self._run.guidance_scale,
+            eta=self._run.eta,
+            seed=job.seed,
+            temporal_attention=self._run.temporal_attention,
+            callback=callback,
+        )
+        assert result.frames is not None
+        return result.frames
+
+    def _find_items(self) -> list[str | None]:
+        """Return the classes that were asked for as numbers or `random`, all of them checked."""
+        given, num_classes = self._settings.classes, self._pipeline.num_classes
+        if not num_classes:
+            if given:
+                raise IncompatibleInputsError(
+                    f"--class was given, but {self._name} is an unconditional model: it has no "
+                    "classes. Leave --class out."
+                )
+            return [None]
+        if not given:
+            names = "a name, " if self._pipeline.class_names else ""
+            raise InvalidInputError(
+                f"{self._name} makes videos of {num_classes} classes. Say which with --class: "
+                f"{names}a number from 0 to {num_classes - 1}, {RANDOM} or {ALL}."
+            )
+        items: list[str | None] = []
+        for one in given:
+            if one.strip().lower() == ALL:
+                items += [str(number) for number in range(num_classes)]
+            elif is_random(one):
+                items.append(RANDOM)
+            else:
+                items.append(str(find_class(one, self._pipeline.class_names, num_classes)))
+        return items
+
+    def _label(self, job: Job) -> int | None:
+        if job.item is None:
+            return None
+        if job.item == RANDOM:
+            return random_labels([job.seed], 1, self._pipeline.num_classes)[0]
+        return int(job.item)
+
+    def _name_of(self, label: int) -> str:
+        names = self._pipeline.class_names
+        return names[label] if label < len(names) else ""

@@ -1,0 +1,112 @@
+"""A folder of videos that `sample` fills, and goes on filling after it was stopped.
+
+Each video has a number, a seed and a file name of its own, and the list `videos.json` says what
+every file shows. A video takes its name when it is whole, so what has its name is never made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from .. import __version__
+from ..errors import CorruptCheckpointError, InvalidInputError
+from ..files import atomic_write
+from ..parts import read_json
+from .sample_jobs import Job, Maker
+from .sample_output import Output, make, say_written
+
+LIST_NAME = "videos.json"
+DIGITS = 6  # of file names
+ADVICE = "Choose another --output-dir, or give the settings that it was begun with."
+Values = Mapping[str, Any]
+
+
+def fill_folder(
+    maker: Maker, jobs: Sequence[Job], folder: Path, ending: str, output: Output
+) -> None:
+    """Make the videos that a folder lacks; a run that was stopped goes on where it was.
+
+    Raises:
+        InvalidInputError: if the folder holds videos of another run.
+    """
+    targets = [folder / f"{job.index:0{DIGITS}d}.{ending}" for job in jobs]
+    output.check(targets[0], maker.size)
+    run = {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
+    listed = [
+        {"file": target.name, **maker.describe(job)}
+        for job, target in zip(jobs, targets, strict=True)
+    ]
+    before = _listed_before(folder, run, listed)
+    missing = [pair for pair in zip(jobs, targets, strict=True) if not pair[1].is_file()]
+    if len(missing) < len(jobs):
+        print(f"{len(jobs) - len(missing)} of {len(jobs)} videos are in {folder} already.")
+    for count, (job, target) in enumerate(missing):
+        _remove_unfinished(target)
+        frames = make(maker, job, output)
+        if count == 0:  # not earlier: settings that fail leave no list behind
+            _write_list(folder, run, listed if len(listed) > len(before) else before)
+        output.write(target, frames, {**maker.describe(job), **maker.recipe})
+        say_written(target, frames, output)
+
+
+def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[Values]:
+    """Return the list of the videos of a folder, empty for a new one.
+
+    Raises:
+        InvalidInputError: if it belongs to another run, or there are videos but no list.
+    """
+    path = folder / LIST_NAME
+    if path.is_file():
+        was, videos = _read_list(path)
+        _require_same(folder, was, json.loads(json.dumps(run)))
+        for one, other in zip(videos, json.loads(json.dumps(listed)), strict=False):
+            _require_same(folder, one, other)
+        return videos
+    found = next((one["file"] for one in listed if (folder / one["file"]).exists()), None)
+    if found is None:
+        return []
+    raise InvalidInputError(
+        f"{folder.name} holds {found} but no {LIST_NAME}, so it was not made by this command. "
+        f"{ADVICE}"
+    )
+
+
+def _read_list(path: Path) -> tuple[Values, list[Values]]:
+    """Return how the videos of a folder were made, and what each of them shows."""
+    try:
+        values = read_json(path)
+    except CorruptCheckpointError:
+        values = {}
+    run: object = values.get("run")
+    videos: object = values.get("videos")
+    if not isinstance(run, dict) or not isinstance(videos, list):
+        raise InvalidInputError(
+            f"{path.name} in {path.parent.name} does not say how its videos were made. {ADVICE}"
+        )
+    return cast("Values", run), cast("list[Values]", videos)
+
+
+def _require_same(folder: Path, then: Values, now: Values) -> None:
+    """Refuse to go on with other settings than those the folder was begun with."""
+    for key in {**then, **now}:
+        if then.get(key) != now.get(key):
+            raise InvalidInputError(
+                f"{folder.name} holds videos of another run: {key} was {then.get(key)!r}, but is "
+                f"{now.get(key)!r} now. {ADVICE}"
+            )
+
+
+def _write_list(folder: Path, run: Values, videos: Sequence[Values]) -> None:
+    """Write what every file of the folder shows."""
+    values = {"latte": __version__, "run": dict(run), "videos": list(videos)}
+    with atomic_write(folder / LIST_NAME) as partial:
+        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _remove_unfinished(target: Path) -> None:
+    """Remove what a killed run left of this video."""
+    for partial in target.parent.glob(f".{target.stem}.*.part{target.suffix}"):
+        partial.unlink(missing_ok=True)

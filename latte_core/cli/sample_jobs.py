@@ -1,0 +1,87 @@
+"""The videos of a `sample` run: which they are, and what makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..types import MAX_SEED, StepCallback, check_integer, check_seed
+
+MAX_VIDEOS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One video.
+
+    Args:
+        index: its place in the run, from 0.
+        item: what to show: a prompt, a class as it was typed, or None for no class.
+        seed: of its noise.
+    """
+
+    index: int
+    item: str | None
+    seed: int
+
+
+class Maker(Protocol):
+    """Makes videos with one model and one set of settings."""
+
+    @property
+    def items(self) -> Sequence[str | None]:
+        """What the videos of the run show in turn."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Frames, height and width of every video."""
+        ...
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        ...
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """What decides the videos of the run, but for `describe`."""
+        ...
+
+    def describe(self, job: Job) -> Mapping[str, Any]:
+        """Return what is special about one video: what it shows, and its seed."""
+        ...
+
+    def title(self, job: Job) -> str:
+        """Return what one video shows, for a person."""
+        ...
+
+    def make(self, job: Job, callback: StepCallback | None) -> Tensor:
+        """Return frames (F, H, W, 3) float32 in [0, 1]."""
+        ...
+
+
+def plan(items: Sequence[str | None], num: int | None, seed: int) -> list[Job]:
+    """Return the videos of a run: the items in turn, the seed rising with each round.
+
+    Args:
+        items: what to show, at least one.
+        num: videos in all; None makes one of each item.
+        seed: of the first round.
+
+    Raises:
+        InvalidInputError: for a number or seed out of range.
+    """
+    check_seed(seed)
+    count = len(items) if num is None else check_integer("--num", num, 1, MAX_VIDEOS)
+    return [
+        Job(
+            index=index,
+            item=items[index % len(items)],
+            seed=(seed + index // len(items)) % (MAX_SEED + 1),
+        )
+        for index in range(count)
+    ]

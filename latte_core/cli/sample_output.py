@@ -1,0 +1,113 @@
+"""Where the videos of a `sample` run go: files of their own, or one grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import __version__
+from ..video import (
+    Grid,
+    bytes_from_frames,
+    check_target,
+    enlarge,
+    frames_from_bytes,
+    write_video,
+)
+from ..video.formats import format_for
+from .options import Progress
+from .sample_jobs import Job, Maker
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """How videos are written.
+
+    Args:
+        factor: enlargement of the finished frames.
+        fps: frames per second.
+    """
+
+    factor: int
+    fps: float
+
+    def check(self, target: Path, size: tuple[int, int, int]) -> None:
+        """Raise now if a video of frames, height and width cannot be written."""
+        frames, height, width = size
+        check_target(target, frames, height * self.factor, width * self.factor, self.fps)
+
+    def write(self, target: Path, frames: Tensor, values: Mapping[str, Any]) -> None:
+        """Write finished frames, with `values` in the file's comment where it holds one."""
+        text = json.dumps({"latte": __version__, **values})
+        write_video(
+            target, frames, self.fps, metadata=text if format_for(target).holds_metadata else None
+        )
+
+
+def write_files(maker: Maker, jobs: Sequence[Job], targets: Sequence[Path], output: Output) -> None:
+    """Make every video and write each to its own file."""
+    for target in targets:
+        output.check(target, maker.size)
+    for job, target in zip(jobs, targets, strict=True):
+        frames = make(maker, job, output)
+        output.write(target, frames, {**maker.describe(job), **maker.recipe})
+        say_written(target, frames, output)
+
+
+def write_grid(
+    maker: Maker, jobs: Sequence[Job], target: Path, output: Output, columns: int | None
+) -> None:
+    """Make every video and write all of them side by side into one.
+
+    Args:
+        columns: videos in a row; by default about as many as rows.
+
+    Raises:
+        InvalidInputError: for a number of columns out of range.
+    """
+    frames, height, width = maker.size
+    grid = Grid.of(len(jobs), columns)
+    size = grid.size(height * output.factor, width * output.factor)
+    check_target(target, frames, *size, output.fps)
+    made = [bytes_from_frames(make(maker, job, output)) for job in jobs]
+    joined = frames_from_bytes(grid.join(made))
+    described = [maker.describe(job) for job in jobs]
+    output.write(target, joined, {**maker.recipe, "columns": grid.columns, "videos": described})
+    say_written(target, joined, output)
+
+
+def numbered(target: Path, count: int) -> list[Path]:
+    """Return clip-001.mp4, clip-002.mp4 ... for clip.mp4."""
+    digits = max(3, len(str(count)))
+    return [
+        target.with_name(f"{target.stem}-{index + 1:0{digits}d}{target.suffix}")
+        for index in range(count)
+    ]
+
+
+def say_written(target: Path, frames: Tensor, output: Output) -> None:
+    """Print what was written."""
+    count, height, width = frames.shape[:3]
+    what = "picture" if count == 1 else f"{count} frames at {output.fps:g} per second"
+    print(f"Wrote {target}: {what}, {width} x {height} pixels.")
+
+
+def make(maker: Maker, job: Job, output: Output) -> Tensor:
+    """Make one video, show its progress, and enlarge it."""
+    with _progress(maker.title(job)) as progress:
+        return enlarge(maker.make(job, progress), output.factor)
+
+
+@contextmanager
+def _progress(title: str) -> Generator[Progress]:
+    progress = Progress(title)
+    try:
+        yield progress
+    finally:
+        progress.close()
