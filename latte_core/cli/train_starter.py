@@ -1,22 +1,27 @@
-"""`train-starter`: make the starter model again, from nothing."""
+"""`train-starter`: make one of the starter models again, from nothing."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from ..errors import InvalidInputError
 from ..types import check_seed
 from .command import Command
 
+KINDS = ("text", "class")
+
 DESCRIPTION = """\
-Train the starter model from nothing: tokenizer, autoencoders, text encoder and transformer, on
-clips drawn as it goes. A stopped run goes on where it was. On two CPU cores it takes hours.
+Train a starter model from nothing, on clips drawn as it goes: the text starter (tokenizer,
+autoencoders, text encoder and transformer) or the class starter (a transformer for the text
+starter's image VAE). A stopped run goes on where it was. On two CPU cores it takes hours.
 """
 EXAMPLES = """\
 examples:
   python -m latte_core train-starter my_starter
+  python -m latte_core train-starter my_classes --kind class
   python -m latte_core evaluate my_starter
 """
 
@@ -24,10 +29,16 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train-starter`."""
     add = parser.add_argument
-    add("folder", help="receives the model, in the layout of Latte-1")
+    add("folder", help="receives the model; the text starter in the layout of Latte-1")
+    add("--kind", choices=KINDS, default=KINDS[0], help="which starter (default: text)")
     add("--work", metavar="FOLDER", help="keeps unfinished training (default: FOLDER.training)")
     add("--seed", type=int, default=0, help="of every random choice (default: 0)")
-    add("--start-from", metavar="FOLDER", help="train this starter's networks further")
+    add("--start-from", metavar="FOLDER", help="train this starter's transformer further")
+    add(
+        "--keep-vae-of",
+        metavar="FOLDER",
+        help="take autoencoders and tokenizer from this starter, and train the rest from nothing",
+    )
     add("--scale", type=float, default=1.0, help="multiplies all step counts (default: 1)")
 
 
@@ -38,20 +49,37 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError(
             f"--scale is {arguments.scale:g}, but it must be above 0 and 100 at most."
         )
-    from ..training.starter import train_starter
-
+    if arguments.start_from is not None and arguments.keep_vae_of is not None:
+        raise InvalidInputError(
+            "--start-from and --keep-vae-of were both given, but the first keeps the VAE, too. "
+            "Leave one of them out."
+        )
+    if arguments.kind == "class" and arguments.keep_vae_of is not None:
+        raise InvalidInputError(
+            "--keep-vae-of was given with --kind class, but the class starter has no VAE of its "
+            "own. Leave it out."
+        )
     logging.getLogger("latte").setLevel(logging.INFO)
     folder = Path(arguments.folder)
     work = Path(arguments.work or f"{folder}.training")
-    source = None if arguments.start_from is None else Path(arguments.start_from)
-    train_starter(folder, work, seed=arguments.seed, steps_scale=arguments.scale, start_from=source)
+    common: dict[str, Any] = {"seed": arguments.seed, "steps_scale": arguments.scale}
+    source = arguments.start_from or arguments.keep_vae_of
+    common["start_from"] = None if source is None else Path(source)
+    if arguments.kind == "class":
+        from ..training.class_starter import train_class_starter
+
+        train_class_starter(folder, work, **common)
+    else:
+        from ..training.starter import train_starter
+
+        train_starter(folder, work, **common, keep_transformer=arguments.keep_vae_of is None)
     print(f"The model is in {folder}. Measure it with: python -m latte_core evaluate {folder}")
     return 0
 
 
 COMMAND = Command(
     name="train-starter",
-    help="train the starter model from nothing",
+    help="train a starter model from nothing",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

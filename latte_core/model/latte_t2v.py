@@ -19,9 +19,10 @@ from ..errors import IncompatibleInputsError, InvalidInputError
 from .attention import DEFAULT_HOOKS, BlockHooks
 from .blocks import Grid, SpatialBlock, TemporalBlock, TextFeatures
 from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulate, normalize
-from .positional import spatial_table, temporal_table
+from .positional import sincos_table, spatial_table, temporal_table
 
 MASKED_LOGIT = -10000.0  # parity: added to the logits of masked text rows, finite on purpose
+WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class LatteT2V(nn.Module):
@@ -115,6 +116,7 @@ class LatteT2V(nn.Module):
         enable_temporal_attention: bool = True,
         *,
         text: TextFeatures | None = None,
+        frame_positions: Tensor | None = None,
         hooks: BlockHooks = DEFAULT_HOOKS,
     ) -> Tensor:
         """Predict noise and variance logits.
@@ -126,6 +128,8 @@ class LatteT2V(nn.Module):
             attention_mask: (B, L) or None.
             enable_temporal_attention: False makes F independent images.
             text: result of `project_text`, in place of `context` and `attention_mask`.
+            frame_positions: (F,) or (B, F) whole numbers >= 0, the places in time of the frames;
+                None means 0 .. F-1, and no place for a single frame.
             hooks: what a host does in the place of attention and around blocks.
 
         Returns:
@@ -143,12 +147,13 @@ class LatteT2V(nn.Module):
         text = self._spread_text(text, grid)
         timesteps = torch.as_tensor(timesteps, device=latents.device).expand(grid.batch)
         embedding, modulation = self.adaln_single(timesteps, dtype)  # B D, B 6 D
+        table = self._temporal_table(grid, frame_positions, latents.device)
 
         frames = rearrange(latents.to(dtype), "b c f h w -> (b f) c h w")
         hidden = self._embed(frames, grid)  # B (F S) D
         for index in range(self.config.num_layers):
             hidden = self._run_pair(
-                index, hidden, text, modulation, grid, hooks, enable_temporal_attention
+                index, hidden, text, modulation, grid, hooks, enable_temporal_attention, table
             )
         return self._final_layer(hidden, embedding, grid).to(latents.dtype)  # B 8 F h w
 
@@ -172,8 +177,9 @@ class LatteT2V(nn.Module):
         grid: Grid,
         hooks: BlockHooks,
         enable_temporal_attention: bool,
+        table: Tensor | None,
     ) -> Tensor:
-        """Run spatial block `index`, then temporal block `index`."""
+        """Run spatial block `index`, then temporal block `index`; `table` goes before the first."""
         spatial = self.transformer_blocks[index]
         temporal = self.temporal_transformer_blocks[index]
 
@@ -181,19 +187,35 @@ class LatteT2V(nn.Module):
             hidden = spatial(hidden, text, modulation, grid, hooks, index)
             if not enable_temporal_attention:
                 return hidden
-            if index == 0 and grid.num_frames > 1:
-                hidden = self._add_temporal_table(hidden, grid)
+            if index == 0 and table is not None:
+                frames = hidden.view(grid.batch, grid.num_frames, -1, hidden.shape[2])
+                hidden = (frames + table.to(hidden.dtype)).flatten(1, 2)
             return temporal(hidden, modulation, grid, hooks, index)
 
         if hooks.run_block is None:
             return run(hidden, text.tokens, modulation)
         return hooks.run_block(index, run, hidden, text.tokens, modulation)
 
-    def _add_temporal_table(self, hidden: Tensor, grid: Grid) -> Tensor:
-        table = temporal_table(hidden.shape[2], grid.num_frames, hidden.device).to(hidden.dtype)
-        batch, _, width = hidden.shape
-        frames = hidden.reshape(batch, grid.num_frames, -1, width) + table[:, None]  # B F S D
-        return frames.flatten(1, 2)
+    def _temporal_table(
+        self, grid: Grid, positions: Tensor | None, device: torch.device
+    ) -> Tensor | None:
+        """Return (1 or B, F, 1, D) float32, or None for a single frame without a place."""
+        width, frames = self.config.hidden_size, grid.num_frames
+        if positions is None:
+            if frames == 1:
+                return None
+            return temporal_table(width, frames, device)[None, :, None]
+        is_whole = positions.dtype in WHOLE_NUMBERS
+        fits = positions.shape in ((frames,), (grid.batch, frames))
+        if not is_whole or not fits or int(positions.min()) < 0:
+            lowest = f", lowest {int(positions.min())}" if is_whole and fits else ""
+            raise IncompatibleInputsError(
+                f"The frame positions have shape {tuple(positions.shape)} and type "
+                f"{positions.dtype}{lowest}, but {frames} of them, whole numbers from 0 on, are "
+                "needed for all videos, or for each."
+            )
+        rows = sincos_table(width, positions.flatten().cpu()).view(-1, frames, 1, width)
+        return rows.to(device)
 
     def _final_layer(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
         """Modulate, project each token to its patch and put the patches together."""

@@ -91,18 +91,31 @@ def make_clip_spec(
     shape: str | None = None,
     direction: str | None = None,
     side: int = CLIP_SIDE,
+    spread: float = 1.0,
 ) -> ClipSpec:
-    """Draw a random clip description; given parts are kept."""
+    """Draw a random clip description; given parts are kept.
+
+    Args:
+        rng: draws.
+        color, shape, direction: keys of COLORS, SHAPES, DIRECTIONS, or None for any.
+        side: of the picture in pixels.
+        spread: how much size, travel and place vary: 1 is all of their ranges, 0 is their middles,
+            so that colour, shape and direction alone decide every frame.
+    """
     color = color or rng.choice(list(COLORS))
     shape = shape or rng.choice(SHAPES)
     direction = direction or rng.choice(list(DIRECTIONS))
-    size = rng.uniform(*OBJECT_SIZES)
-    travel = 0.0 if direction == "still" else rng.uniform(*TRAVELS)
+
+    def draw(low: float, high: float) -> float:
+        return (low + high) / 2 + spread * (rng.uniform(low, high) - (low + high) / 2)
+
+    size = draw(*OBJECT_SIZES)
+    travel = 0.0 if direction == "still" else draw(*TRAVELS)
     low, high = size / 2 + MARGIN, side - size / 2 - MARGIN
 
     def place(step: int) -> float:
         before, after = (travel if step < 0 else 0.0), (travel if step > 0 else 0.0)
-        return rng.uniform(low + before, high - after)
+        return draw(low + before, high - after)
 
     step_x, step_y = DIRECTIONS[direction]
     return ClipSpec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +17,13 @@ def seed_global(seed: int) -> None:
 
 
 def make_adamw(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     rate: float,
     *,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Return AdamW."""
+    """Return AdamW over parameters, or over groups of them."""
     return torch.optim.AdamW(parameters, lr=rate, betas=betas, weight_decay=weight_decay)
 
 

@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,15 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checkpoint.reader import read_tensors
 from ..checkpoint.writer import write_safetensors
-from .optimizer import seed_global
-from .starter_text import build_text_encoder, load_tokenizer, write_tokenizer
-from .starter_transformer import BATCH_SIZE, POOL_SIZE, STARTER_CONFIG, StarterTrainer
+from .starter_clips import POOL_SIZE
+from .starter_loop import Stage, StarterTrainer
+from .starter_text import build_text_encoder, load_tokenizer, train_text_encoder, write_tokenizer
+from .starter_transformer import STARTER_CONFIG, make_text_trainer
 from .starter_vae import build_image_vae, normalize_latents, train_image_vae, train_temporal_vae
 
 logger = logging.getLogger("latte")
 
-IMAGE_VAE_STEPS = 1600
-TEMPORAL_VAE_STEPS = 300
-TRANSFORMER_STEPS = 5300
-TRANSFORMER_RATE = 1e-3
+SMALLEST_POOL = 16
 
 CARD: dict[str, object] = {
     "name": "Latte starter",
@@ -109,10 +107,11 @@ def write_networks(folder: Path, trainer: StarterTrainer) -> None:
     transformer = folder / "transformer"
     config = STARTER_CONFIG.to_dict()
     write_json(transformer / "config.json", config)
-    tensors = half_weights(trainer.average.transformer)
+    network: Any = trainer.average
+    tensors = half_weights(network.transformer)
     path = transformer / "diffusion_pytorch_model.safetensors"
     write_safetensors(path, tensors, {"config": json.dumps(config)})
-    encoder = trainer.average.text_encoder
+    encoder = network.text_encoder
     values = plain_config(encoder.config)
     write_json(folder / "text_encoder" / "config.json", values)
     write_safetensors(folder / "text_encoder" / "model.safetensors", half_weights(encoder), {})
@@ -130,12 +129,12 @@ def write_digests(folder: Path) -> None:
     write_json(folder / "digests.json", digests)
 
 
-def write_card(folder: Path, recipe: Mapping[str, object]) -> None:
-    """Write card.json: what the starter is, how to run it, and how it was made."""
+def write_card(folder: Path, card: Mapping[str, object], recipe: Mapping[str, object]) -> None:
+    """Write card.json: what a starter is, how to run it, and how it was made."""
     machine = f"{platform.machine()} {platform.system()}, {os.cpu_count()} CPU cores"
     versions = f"python {platform.python_version()}, torch {torch.__version__}"
     made = {"version": __version__, "machine": machine, "software": versions, **recipe}
-    write_json(folder / "card.json", {**CARD, "recipe": made})
+    write_json(folder / "card.json", {**card, "recipe": made})
 
 
 def add_scores(folder: Path, scores: Mapping[str, float]) -> None:
@@ -147,41 +146,72 @@ def add_scores(folder: Path, scores: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Steps:
-    """How many steps each part is trained."""
+class Plan:
+    """How long each part is trained."""
 
     image_vae: int
     temporal_vae: int
-    transformer: int
+    text_encoder: int
+    stages: tuple[Stage, ...]
+
+    def scaled(self, scale: float) -> Plan:
+        """Return the plan with all step counts times `scale`, at least one of each."""
+
+        def steps(count: int) -> int:
+            return max(int(count * scale), 1)
+
+        return Plan(
+            image_vae=steps(self.image_vae),
+            temporal_vae=steps(self.temporal_vae),
+            text_encoder=steps(self.text_encoder),
+            stages=tuple(replace(stage, num_steps=steps(stage.num_steps)) for stage in self.stages),
+        )
 
 
-def scaled_steps(scale: float) -> Steps:
-    """Return the usual counts times `scale`, at least one of each."""
-    return Steps(
-        image_vae=max(int(IMAGE_VAE_STEPS * scale), 1),
-        temporal_vae=max(int(TEMPORAL_VAE_STEPS * scale), 1),
-        transformer=max(int(TRANSFORMER_STEPS * scale), 1),
-    )
+PLAN = Plan(
+    image_vae=1600,
+    temporal_vae=300,
+    text_encoder=600,
+    stages=(
+        Stage(num_steps=800, batch_size=96, num_frames=1, peak_rate=1e-3, spread=0.0),
+        Stage(num_steps=400, batch_size=96, num_frames=1, peak_rate=1e-3, spread=0.5),
+        Stage(num_steps=400, batch_size=16, peak_rate=1e-3, spread=0.5),
+        Stage(num_steps=4000, batch_size=16, peak_rate=1e-3, decay=0.4),
+    ),
+)
 
 
-def train_autoencoders(folder: Path, work: Path, steps: Steps, seed: int) -> Any:
+def train_autoencoders(folder: Path, work: Path, plan: Plan, seed: int) -> Any:
     """Train and write both autoencoders and the tokenizer; return the image VAE."""
-    image_vae = train_image_vae(work, steps.image_vae, seed=seed)
+    image_vae = train_image_vae(work, plan.image_vae, seed=seed)
     normalize_latents(image_vae, seed=seed)
     write_vae(folder / "vae", image_vae)
-    temporal_vae = train_temporal_vae(work, image_vae, steps.temporal_vae, seed=seed)
+    temporal_vae = train_temporal_vae(work, image_vae, plan.temporal_vae, seed=seed)
     write_vae(folder / "vae_temporal_decoder", temporal_vae)
     write_tokenizer(folder / "tokenizer")
     return image_vae
+
+
+def load_image_vae(source: Path) -> Any:
+    """Open the image autoencoder of a starter."""
+    image_vae = build_image_vae()
+    image_vae.load_state_dict(read_tensors(source / "vae").tensors)
+    return image_vae
+
+
+def load_text_encoder(source: Path, tokenizer: Any) -> Any:
+    """Open the text encoder of a starter."""
+    tensors = read_tensors(source / "text_encoder").tensors
+    encoder = build_text_encoder(tokenizer)
+    encoder.load_state_dict({"encoder.embed_tokens.weight": tensors["shared.weight"], **tensors})
+    return encoder
 
 
 def copy_autoencoders(folder: Path, source: Path) -> Any:
     """Take over autoencoders and tokenizer of another starter; return the image VAE."""
     for name in ("vae", "vae_temporal_decoder", "tokenizer"):
         shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    image_vae = build_image_vae()
-    image_vae.load_state_dict(read_tensors(source / "vae").tensors)
-    return image_vae
+    return load_image_vae(source)
 
 
 def train_starter(
@@ -191,6 +221,7 @@ def train_starter(
     seed: int = 0,
     steps_scale: float = 1.0,
     start_from: Path | None = None,
+    keep_transformer: bool = True,
 ) -> None:
     """Train all parts, each resumable in `work`, and write the starter into `folder`.
 
@@ -199,37 +230,40 @@ def train_starter(
         work: keeps the state of unfinished training.
         seed: of all random choices.
         steps_scale: multiplies all step counts; below 1 for a quick trial of the machinery.
-        start_from: a starter whose autoencoders are kept and whose text encoder and transformer
-            are trained further, with a fresh optimizer.
+        start_from: a starter whose autoencoders and tokenizer are kept.
+        keep_transformer: also keep that starter's text encoder, and train its transformer further
+            in the last stage, with a fresh optimizer; else both are trained from nothing.
     """
-    steps = scaled_steps(steps_scale)
+    plan = PLAN.scaled(steps_scale)
     began = time.monotonic()
     logger.info("latte %s: training the starter into %s", __version__, folder.name)
     if start_from is None:
-        image_vae = train_autoencoders(folder, work, steps, seed)
+        image_vae = train_autoencoders(folder, work, plan, seed)
     else:
         image_vae = copy_autoencoders(folder, start_from)
+        plan = replace(plan, image_vae=0, temporal_vae=0)
     tokenizer = load_tokenizer(folder / "tokenizer")
-    seed_global(seed)
-    trainer = StarterTrainer(
+    transformer: Mapping[str, Tensor] | None = None
+    if start_from is not None and keep_transformer:
+        plan = replace(plan, text_encoder=0, stages=plan.stages[-1:])
+        encoder = load_text_encoder(start_from, tokenizer)
+        transformer = read_tensors(start_from / "transformer").tensors
+    else:
+        encoder = train_text_encoder(tokenizer, plan.text_encoder, seed=seed)
+    trainer = make_text_trainer(
         image_vae,
         tokenizer,
-        build_text_encoder(tokenizer),
+        encoder,
+        plan.stages,
         seed=seed,
-        peak_rate=TRANSFORMER_RATE,
-        pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), BATCH_SIZE),
+        pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), SMALLEST_POOL),
+        start_from=transformer,
     )
-    if start_from is not None:
-        trainer.start_from(
-            read_tensors(start_from / "transformer").tensors,
-            read_tensors(start_from / "text_encoder").tensors,
-        )
-    trainer.run(work / "transformer.pt", steps.transformer)
+    trainer.run(work / "transformer.pt")
     write_networks(folder, trainer)
-    recipe = {**asdict(steps), "minutes": round((time.monotonic() - began) / 60)}
-    write_card(
-        folder, extend_recipe(start_from, {"seed": seed, "batch_size": BATCH_SIZE, **recipe})
-    )
+    minutes = round((time.monotonic() - began) / 60)
+    recipe: dict[str, object] = {"seed": seed, **asdict(plan), "minutes": minutes}
+    write_card(folder, CARD, extend_recipe(start_from, recipe))
     write_digests(folder)
 
 

@@ -1,4 +1,4 @@
-"""Measure how well a starter model does what its prompts say."""
+"""Measure how well a starter model does what its prompts, or its classes, say."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from .measure import Measurement, measure_clip
 
 MakeClips = Callable[[Sequence[str], Sequence[str], Sequence[int], float], Tensor]
 """(prompts, negative prompts, seeds, guidance scale) -> frames (N, F, H, W, 3) in [0, 1]."""
+
+MakeClassClips = Callable[[Sequence[str], Sequence[int], float], Tensor]
+"""(class names, seeds, guidance scale) -> frames (N, F, H, W, 3) in [0, 1]."""
 
 BATCH = 9
 NEGATIVE_CLIPS = 45
@@ -123,3 +126,58 @@ def score_starter(
 def total_clips(num_seeds: int = 2) -> int:
     """Return how many clips `score_starter` makes."""
     return 2 * len(base_grid(num_seeds)) + 2 * NEGATIVE_CLIPS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassScores:
+    """Shares between 0 and 1 over all classes; `clips` is how many were measured."""
+
+    clips: int
+    color: float
+    shape: float
+    background_flicker: float
+    color_unguided: float
+    shape_unguided: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the values, rounded, for a card."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+def score_class_starter(
+    make_clips: MakeClassClips,
+    guidance_scale: float,
+    *,
+    num_seeds: int = 2,
+    report: Callable[[int], None] = lambda _: None,
+) -> ClassScores:
+    """Measure colour and shape over all classes, with guidance and without; as `score_starter`."""
+    wanted = list(product(COLORS, SHAPES, range(num_seeds)))
+    names = [f"{color} {shape}" for color, shape, _ in wanted]
+    seeds = [seed + 1000 * k for k, (*_, seed) in enumerate(wanted)]
+    found: list[list[Measurement]] = []
+    for scale in (guidance_scale, 1.0):
+        seen: list[Measurement] = []
+        for part in in_batches(len(names)):
+            frames = make_clips([names[k] for k in part], [seeds[k] for k in part], scale)
+            seen.extend(measure_clip(clip) for clip in frames)
+            report(len(part))
+        found.append(seen)
+    guided, plain = found
+    return ClassScores(
+        clips=len(names),
+        color=share([one.color == want[0] for want, one in zip(wanted, guided, strict=True)]),
+        shape=share([one.shape == want[1] for want, one in zip(wanted, guided, strict=True)]),
+        background_flicker=sum(one.background_flicker for one in guided) / len(guided),
+        color_unguided=share(
+            [one.color == want[0] for want, one in zip(wanted, plain, strict=True)]
+        ),
+        shape_unguided=share(
+            [one.shape == want[1] for want, one in zip(wanted, plain, strict=True)]
+        ),
+    )
+
+
+def total_class_clips(num_seeds: int = 2) -> int:
+    """Return how many clips `score_class_starter` makes."""
+    return 2 * len(COLORS) * len(SHAPES) * num_seeds

@@ -1,4 +1,9 @@
-"""The starter's own tokenizer and T5 encoder: small, but of the kind and in the files of T5-XXL."""
+"""The starter's own tokenizer and T5 encoder: small, but of the kind and in the files of T5-XXL.
+
+The encoder learns to read before the transformer learns to draw: every row of its output has to
+tell its own word, and those of hidden words the word that fits. Then it is frozen, as Latte's own
+is. (Trained together with the transformer, it made "left" and "right" the same.)
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+from torch.nn import functional
+
 from ..types import TEXT_TOKENS
-from .drawing import all_captions
+from .drawing import (
+    all_captions,
+    make_caption,
+    make_clip_spec,
+)
+from .optimizer import make_adamw, seed_global, take_step
 
 TEXT_WIDTH = 128
 NUM_PIECES = 256
 EXTRA_IDS = 100  # sentinel tokens that T5 tokenizers append
+READING_BATCH = 64
+READING_RATE = 1e-3
+HIDDEN_WORDS = 0.2
 LETTERS = string.ascii_lowercase + string.digits + ".,-'!?"
 
 
@@ -113,3 +129,36 @@ def build_text_encoder(tokenizer: Any) -> Any:
         tie_word_embeddings=False,
     )
     return transformers.T5EncoderModel(config)
+
+
+def hide_words(ids: Tensor, hidden_id: int, rng: random.Random) -> Tensor:
+    """Return token ids (B, L) with some rows of each prompt replaced by `hidden_id`."""
+    hidden = ids.clone()
+    for prompt in range(ids.shape[0]):
+        for row in range(ids.shape[1]):
+            if ids[prompt, row] > 1 and rng.random() < HIDDEN_WORDS:
+                hidden[prompt, row] = hidden_id
+    return hidden
+
+
+def train_text_encoder(tokenizer: Any, num_steps: int, *, seed: int) -> Any:
+    """Return a T5 encoder whose every row tells its own word, hidden ones from the others."""
+    seed_global(seed)
+    encoder = build_text_encoder(tokenizer)
+    head = nn.Linear(TEXT_WIDTH, encoder.config.vocab_size)
+    parameters = [*encoder.parameters(), *head.parameters()]
+    optimizer = make_adamw(parameters, READING_RATE, weight_decay=0.01)
+    hidden_id = tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    for step in range(num_steps):
+        rng = random.Random(f"{seed}-reading-{step}")
+        captions = [make_caption(make_clip_spec(rng), rng) for _ in range(READING_BATCH)]
+        batch = tokenizer(captions, padding=True, return_tensors="pt")
+        shown = hide_words(batch.input_ids, hidden_id, rng)
+        rows = encoder(input_ids=shown, attention_mask=batch.attention_mask).last_hidden_state
+        real = batch.attention_mask.bool()
+        for group in optimizer.param_groups:
+            left = (num_steps - step) / max(num_steps / 3, 1)
+            group["lr"] = READING_RATE * min((step + 1) / 50, 1.0, left)
+        loss = functional.cross_entropy(head(rows[real]), batch.input_ids[real])
+        take_step(loss, optimizer, parameters)
+    return encoder.eval()
