@@ -8,7 +8,10 @@ decided there: place and direction. (Started from zero, it had copied a hundred 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from einops import rearrange
 from torch import Tensor
 
 PASS_GAIN = 0.5  # of a patch value in the hidden state, beside tables of about 1
@@ -28,11 +31,13 @@ def pass_input_through(embed: Tensor, output: Tensor, tables: Tensor) -> None:
     width, channels, patch, _ = embed.shape
     values = patch * patch * channels
     rows = torch.cat([torch.ones(1, width), tables.float()])
-    basis = torch.linalg.svd(rows, full_matrices=True).Vh  # D D
+    basis = cast(Tensor, torch.linalg.svd(rows)[2])  # pyright: ignore[reportUnknownMemberType]
     directions = basis[-values:]  # (p q c) D; the tables have no part in these
     spread = float(tables.float().var(dim=1, unbiased=False).mean().sqrt())
+    edges = {"p": patch, "q": patch}
+    first = rearrange(directions, "(p q c) d -> d c p q", **edges)
+    last = rearrange(torch.zeros_like(output), "(p q c) d -> p q c d", **edges)
+    last[:, :, :channels] = rearrange(directions, "(p q c) d -> p q c d", **edges)
     with torch.no_grad():
-        placed = directions.unflatten(0, (patch, patch, channels))  # p q c D
-        embed.copy_(placed.permute(3, 2, 0, 1) * PASS_GAIN)
-        output.zero_()
-        output.unflatten(0, (patch, patch, -1))[:, :, :channels].copy_(placed * spread / PASS_GAIN)
+        embed.copy_(first * PASS_GAIN)
+        output.copy_(rearrange(last, "p q c d -> (p q c) d") * (spread / PASS_GAIN))
