@@ -31,6 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", help="receives the model; the text starter in the layout of Latte-1")
     add("--kind", choices=KINDS, default=KINDS[0], help="which starter (default: text)")
+    add(
+        "--variant",
+        type=int,
+        choices=(1, 2, 3, 4),
+        default=1,
+        help="with --kind class: which of the paper's four transformers (default: 1)",
+    )
     add("--work", metavar="FOLDER", help="keeps unfinished training (default: FOLDER.training)")
     add("--seed", type=int, default=0, help="of every random choice (default: 0)")
     add("--start-from", metavar="FOLDER", help="train this starter's transformer further")
@@ -59,6 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
             "--keep-vae-of was given with --kind class, but the class starter has no VAE of its "
             "own. Leave it out."
         )
+    if arguments.kind == "text" and arguments.variant != 1:
+        raise InvalidInputError(
+            f"--variant {arguments.variant} was given for the text starter, but text-to-video "
+            "Lattes exist in variant 1 only. Add --kind class, or leave it out."
+        )
     logging.getLogger("latte").setLevel(logging.INFO)
     folder = Path(arguments.folder)
     work = Path(arguments.work or f"{folder}.training")
@@ -68,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.kind == "class":
         from ..training.class_starter import train_class_starter
 
-        train_class_starter(folder, work, **common)
+        train_class_starter(folder, work, **common, variant=arguments.variant)
     else:
         from ..training.starter import train_starter
 

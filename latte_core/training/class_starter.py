@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .. import __version__
 from ..checkpoint.reader import read_tensors
 from ..checkpoint.writer import write_safetensors
+from ..errors import IncompatibleInputsError
+from ..latte_config import LatteConfig
+from ..parts import read_json
 from .starter import (
     SMALLEST_POOL,
     extend_recipe,
@@ -21,7 +27,7 @@ from .starter import (
     write_digests,
     write_json,
 )
-from .starter_class import CLASS_CONFIG, CLASS_NAMES, make_class_trainer
+from .starter_class import CLASS_NAMES, config_of_variant, make_class_trainer
 from .starter_clips import POOL_SIZE
 from .starter_loop import Stage, StarterTrainer
 
@@ -58,6 +64,7 @@ def train_class_starter(
     seed: int = 0,
     steps_scale: float = 1.0,
     start_from: Path | None = None,
+    variant: int = 1,
 ) -> None:
     """Train the model, resumable in `work`, and write it into `folder`.
 
@@ -68,8 +75,17 @@ def train_class_starter(
         work: keeps the state of unfinished training.
         seed: of all random choices.
         steps_scale: multiplies the step count; below 1 for a quick trial of the machinery.
-        start_from: a class starter that is trained further, with a fresh optimizer.
+        start_from: a class starter of the same variant that is trained further, with a fresh
+            optimizer.
+        variant: 1 .. 4, which of the paper's transformers is trained; the starter is variant 1.
+
+    Raises:
+        IncompatibleInputsError: if `start_from` is of another variant.
     """
+    config = config_of_variant(variant)
+    transformer: Mapping[str, Tensor] | None = None
+    if start_from is not None:
+        transformer = weights_of_variant(start_from, variant)
     stages = tuple(
         replace(stage, num_steps=max(int(stage.num_steps * steps_scale), 1)) for stage in STAGES
     )
@@ -79,14 +95,16 @@ def train_class_starter(
         load_image_vae(STARTER_ASSETS),
         stages,
         seed=seed,
+        config=config,
         pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), SMALLEST_POOL),
-        start_from=None if start_from is None else read_tensors(start_from / "transformer").tensors,
+        start_from=transformer,
     )
     trainer.run(work / "class_transformer.pt")
-    write_class_model(folder, trainer)
+    write_class_model(folder, trainer, config)
     minutes = round((time.monotonic() - began) / 60)
     recipe: dict[str, object] = {
         "seed": seed,
+        "variant": variant,
         "stages": [asdict(stage) for stage in stages],
         "minutes": minutes,
     }
@@ -94,15 +112,30 @@ def train_class_starter(
     write_digests(folder)
 
 
-def write_class_model(folder: Path, trainer: StarterTrainer) -> None:
+def weights_of_variant(folder: Path, variant: int) -> Mapping[str, Tensor]:
+    """Read the weights of a class starter.
+
+    Raises:
+        IncompatibleInputsError: if it is of another variant; variants 1 and 2 have the same names.
+    """
+    found = read_json(folder / "transformer" / "config.json").get("variant", 1)
+    if found != variant:
+        raise IncompatibleInputsError(
+            f"{folder.name} is a Latte of variant {found}, but variant {variant} is to be trained. "
+            f"Ask for variant {found}, or start from another folder or from nothing."
+        )
+    return read_tensors(folder / "transformer").tensors
+
+
+def write_class_model(folder: Path, trainer: StarterTrainer, config: LatteConfig) -> None:
     """Write the averaged weights, the config and the names of the classes."""
-    config = CLASS_CONFIG.to_dict()
+    values = config.to_dict()
     network: Any = trainer.average
     transformer = folder / "transformer"
-    write_json(transformer / "config.json", config)
+    write_json(transformer / "config.json", values)
     write_safetensors(
         transformer / "diffusion_pytorch_model.safetensors",
         half_weights(network.transformer),
-        {"config": json.dumps(config)},
+        {"config": json.dumps(values)},
     )
     write_json(folder / "classes.json", list(CLASS_NAMES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,11 +53,21 @@ def class_of(color: str, shape: str) -> int:
     return CLASS_NAMES.index(f"{color} {shape}")
 
 
+def config_of_variant(variant: int) -> LatteConfig:
+    """Return the class starter's config in one of the paper's four variants.
+
+    As in the paper, variants 3 and 4 have fewer blocks, since each holds two attentions.
+    """
+    depth = CLASS_CONFIG.depth if variant < 3 else CLASS_CONFIG.depth - 1
+    return replace(CLASS_CONFIG, variant=variant, depth=depth)
+
+
 def make_class_trainer(
     vae: Any,
     stages: Sequence[Stage],
     *,
     seed: int,
+    config: LatteConfig = CLASS_CONFIG,
     pool_size: int = POOL_SIZE,
     start_from: Mapping[str, Tensor] | None = None,
 ) -> StarterTrainer:
@@ -64,10 +75,11 @@ def make_class_trainer(
 
     Args:
         vae, stages, seed, pool_size: see `StarterTrainer`.
+        config: sizes and variant.
         start_from: weights of a transformer to go on from.
     """
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-    network = ClassToVideo(CLASS_CONFIG)
+    network = ClassToVideo(config)
     transformer = network.transformer
     if start_from is None:
         initialize(transformer)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from latte_core.class_pipeline import ClassPipeline
 from latte_core.cli.main import main
+from latte_core.errors import IncompatibleInputsError
 from latte_core.training.class_starter import train_class_starter
 from latte_core.training.drawing import COLORS, SHAPES, draw_clips, make_clip_spec
 from latte_core.training.starter_class import CLASS_NAMES, class_of
@@ -48,6 +49,18 @@ def test_it_can_be_trained_further(made: Path, tmp_path: Path) -> None:
     )
     card = json.loads((tmp_path / "next" / "card.json").read_text())
     assert [run["seed"] for run in card["recipe"]["runs"]] == [0, 1]
+
+
+@pytest.mark.parametrize("variant", [2, 3, 4])
+def test_every_variant_is_trained_and_opened_as_what_it_is(variant: int, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    train_class_starter(folder, tmp_path / "work", steps_scale=1e-9, variant=variant)
+    opened = ClassPipeline.from_pretrained(folder).parts.transformer
+    assert opened.config.variant == variant
+    with pytest.raises(IncompatibleInputsError, match=f"is a Latte of variant {variant}"):
+        train_class_starter(
+            tmp_path / "next", tmp_path / "more", steps_scale=1e-9, start_from=folder
+        )
 
 
 def test_every_color_and_shape_has_its_class() -> None:
