@@ -1,4 +1,4 @@
-"""Latte text-to-video for ComfyUI: native models, ten nodes, and a starter that runs at once."""
+"""Latte for ComfyUI: native models, twelve nodes, and starters that run at once."""
 
 from __future__ import annotations
 

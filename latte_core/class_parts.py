@@ -234,7 +234,7 @@ def read_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     path = folder / NAMES_FILE
     if not num_classes or not path.is_file():
         return known_names(num_classes)
-    listed = _parse_names(path)
+    listed = listed_names(folder)
     if len(listed) != num_classes:
         logger.warning(
             "%s in %s has %d names, but the model has %d classes; it is not used.",
@@ -247,7 +247,15 @@ def read_names(folder: Path, num_classes: int) -> tuple[str, ...]:
     return listed
 
 
-def _parse_names(path: Path) -> tuple[str, ...]:
+def listed_names(folder: Path) -> tuple[str, ...]:
+    """Return the names in a folder's classes.json, empty if it has none.
+
+    Raises:
+        CorruptCheckpointError: if classes.json is not a list of texts.
+    """
+    path = folder / NAMES_FILE
+    if not path.is_file():
+        return ()
     values: object = None
     if path.stat().st_size <= MAX_JSON_BYTES:
         with suppress(ValueError, RecursionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .conditioning import LatteTextEncode
+from .conditioning import LatteClassLabel, LatteTextEncode, LatteUnconditional
 from .latents import LatteEmptyLatent, LatteVAEDecode
 from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
 from .samplers import LatteNoise, LatteSampler, LatteScheduler
@@ -18,6 +18,8 @@ NODE_CLASS_MAPPINGS = {
     "LatteScheduler": LatteScheduler,
     "LatteNoise": LatteNoise,
     "LatteVAEDecode": LatteVAEDecode,
+    "LatteClassLabel": LatteClassLabel,
+    "LatteUnconditional": LatteUnconditional,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -31,4 +33,6 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LatteScheduler": "Latte Scheduler",
     "LatteNoise": "Latte Noise",
     "LatteVAEDecode": "Latte VAE Decode",
+    "LatteClassLabel": "Latte Class Label",
+    "LatteUnconditional": "Latte Unconditional",
 }

@@ -20,7 +20,8 @@ class LatteEmptyLatent:
     CATEGORY = "Latte/latents"
     DESCRIPTION = (
         "Start of a video: width and height in pixels, multiples of 16, and the number of "
-        "frames. Latte-1 was trained on 512 x 512 with 16 frames, the starter on 64 x 64 with 16."
+        "frames. All Lattes were trained on 16 frames: Latte-1 on 512 x 512, class-conditional and "
+        "unconditional models on 256 x 256, the starters on 64 x 64."
     )
     SEARCH_ALIASES = ["empty latent", "empty video", "video size", "frames", "latent video"]
     FUNCTION = "make"
@@ -34,8 +35,15 @@ class LatteEmptyLatent:
         side = {"default": 512, "min": 16, "max": 8192, "step": 16}
         return {
             "required": {
-                "width": ("INT", {**side, "tooltip": "Width in pixels, a multiple of 16."}),
-                "height": ("INT", {**side, "tooltip": "Height in pixels, a multiple of 16."}),
+                "width": (
+                    "INT",
+                    {
+                        **side,
+                        "tooltip": "Width in pixels, a multiple of 16 (of 32 or 64 for models "
+                        "with patches of 4 or 8).",
+                    },
+                ),
+                "height": ("INT", {**side, "tooltip": "Height in pixels, as width."}),
                 "frames": (
                     "INT",
                     {

@@ -13,15 +13,19 @@ VAE_KINDS = ["auto", "temporal", "image"]
 
 
 class LatteModelLoader:
-    """Opens a Latte text-to-video transformer."""
+    """Opens a Latte transformer of any kind."""
 
     CATEGORY = "Latte/loaders"
     DESCRIPTION = (
-        "Open a Latte text-to-video model: the starter that comes with this pack, a Latte-1 "
-        "folder in models/diffusers, or a single file in models/diffusion_models. The MODEL "
+        "Open a Latte model: a starter that comes with this pack, a Latte-1 folder in "
+        "models/diffusers, or a single file in models/diffusion_models, be it text-to-video, "
+        "class-conditional (ucf101) or unconditional (ffs, skytimelapse, taichi-hd). The MODEL "
         "works with every stock sampler."
     )
-    SEARCH_ALIASES = ["latte", "load latte", "text to video", "video model", "starter"]
+    SEARCH_ALIASES = [
+        *("latte", "load latte", "text to video", "video model", "starter"),
+        *("ucf101", "class starter", "unconditional", "dit"),
+    ]
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL",)
     RETURN_NAMES = ("model",)
@@ -36,9 +40,9 @@ class LatteModelLoader:
                     paths.options("diffusion_models"),
                     {
                         "default": paths.STARTER,
-                        "tooltip": "starter: the small model inside this pack. A name that ends "
-                        "in / is a Latte folder in models/diffusers; the others are files in "
-                        "models/diffusion_models.",
+                        "tooltip": "starter and class-starter: the small models inside this pack, "
+                        "one for prompts, one for classes. A name that ends in / is a Latte folder "
+                        "in models/diffusers; the others are files in models/diffusion_models.",
                     },
                 ),
                 "weight_dtype": (
@@ -144,8 +148,9 @@ class LatteVAELoader:
                     paths.options("vae"),
                     {
                         "default": paths.STARTER,
-                        "tooltip": "starter for the starter model; for Latte-1 its folder, or a "
-                        "Stable Diffusion 1.x or Stable Video Diffusion VAE in models/vae.",
+                        "tooltip": "starter for both starter models; for Latte-1 its folder, or a "
+                        "Stable Diffusion 1.x or Stable Video Diffusion VAE in models/vae, which "
+                        "serves class-conditional and unconditional models too.",
                     },
                 ),
                 "kind": (

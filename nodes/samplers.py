@@ -8,14 +8,17 @@ from ..latte_core.types import MAX_SEED, check_integer, check_seed
 from .host.sockets import (
     check_choice,
     check_conditioning,
+    check_guidance,
     check_latent,
     check_latent_size,
     check_model,
     check_number,
+    config_of,
 )
 
 MAX_STEPS = 1000
 NOISE_ORDERS = ["comfyui", "reference"]
+METHODS = ["ddim", "ddpm"]
 
 
 def seed_input(name: str) -> dict[str, Any]:
@@ -53,15 +56,48 @@ def share() -> dict[str, Any]:
     return {"denoise": ("FLOAT", options)}
 
 
+def further_choices() -> dict[str, Any]:
+    """Describe the widgets of Latte Sampler that most people leave as they are."""
+    step_string = {
+        "default": "",
+        "multiline": False,
+        "tooltip": "The authors' way to choose time steps, in the place of steps: 250, or 10,15,20 "
+        "for as many in each third, or ddim50. Empty: steps is used.",
+    }
+    noise_order = {
+        "default": "comfyui",
+        "tooltip": "comfyui: the noise that KSampler draws for this seed. reference: that of the "
+        "authors' scripts, to compare with them.",
+    }
+    temporal = {
+        "default": True,
+        "tooltip": "Off: frames do not see each other, each is a picture of its own. The authors "
+        "make single pictures (1 frame) without it.",
+    }
+    method = {
+        "default": "ddim",
+        "tooltip": "ddpm uses the variance that the model learned; the authors sample "
+        "class-conditional and unconditional models with it, in 250 steps and with cfg 7 for "
+        "classes. ddim needs fewer steps.",
+    }
+    return {
+        "method": (METHODS, method),
+        "step_string": ("STRING", step_string),
+        "noise_order": (NOISE_ORDERS, noise_order),
+        "temporal_attention": ("BOOLEAN", temporal),
+    }
+
+
 class LatteSampler:
-    """The authors' DDIM in one node."""
+    """The authors' DDIM and DDPM in one node."""
 
     CATEGORY = "Latte/sampling"
     DESCRIPTION = (
-        "Make a video with Latte's own DDIM, step by step the same as the authors' pipeline and "
-        "as this pack's command line. For other samplers use KSampler or SamplerCustomAdvanced."
+        "Make a video with Latte's own DDIM or DDPM, step by step the same as the authors' "
+        "pipeline and scripts and as this pack's command line. For other samplers use KSampler or "
+        "SamplerCustomAdvanced."
     )
-    SEARCH_ALIASES = ["latte", "ddim", "sample video", "ksampler", "text to video"]
+    SEARCH_ALIASES = ["latte", "ddim", "ddpm", "sample video", "ksampler", "text to video"]
     FUNCTION = "sample"
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("latent",)
@@ -73,8 +109,17 @@ class LatteSampler:
         return {
             "required": {
                 "model": ("MODEL", {"tooltip": "A Latte model."}),
-                "positive": ("CONDITIONING", {"tooltip": "What should be seen."}),
-                "negative": ("CONDITIONING", {"tooltip": "What should not be seen."}),
+                "positive": (
+                    "CONDITIONING",
+                    {
+                        "tooltip": "What should be seen, from Latte Text Encode, Latte Class Label "
+                        "or Latte Unconditional, as the model needs it."
+                    },
+                ),
+                "negative": (
+                    "CONDITIONING",
+                    {"tooltip": "What should not be seen, from the same node."},
+                ),
                 "latent_image": (
                     "LATENT",
                     {"tooltip": "From Empty Latte Latent, or an encoded video to change."},
@@ -89,8 +134,8 @@ class LatteSampler:
                         "max": 100.0,
                         "step": 0.1,
                         "round": 0.01,
-                        "tooltip": "How closely the video follows the prompt. 1 and below "
-                        "switch guidance and the negative prompt off.",
+                        "tooltip": "How closely the video follows the prompt or class. 1 and below "
+                        "switch guidance and the negative input off.",
                     },
                 ),
                 **share(),
@@ -101,10 +146,12 @@ class LatteSampler:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "Noise added in every step: 0 is DDIM, 1 behaves like DDPM.",
+                        "tooltip": "Noise that ddim adds in every step: 0 is none, 1 behaves like "
+                        "DDPM. ddpm has its own.",
                     },
                 ),
-            }
+            },
+            "optional": further_choices(),
         }
 
     def sample(
@@ -118,6 +165,10 @@ class LatteSampler:
         cfg: float,
         denoise: float,
         eta: float,
+        method: str = "ddim",
+        step_string: str = "",
+        noise_order: str = "comfyui",
+        temporal_attention: bool = True,
     ) -> tuple[dict[str, Any]]:
         """Check everything at the border, then run."""
         node = "Latte Sampler"
@@ -126,25 +177,38 @@ class LatteSampler:
         cfg = check_number("cfg", cfg, 0.0, 100.0)
         denoise = check_number("denoise", denoise, 0.01, 1.0)
         eta = check_number("eta", eta, 0.0, 1.0)
+        check_choice("method", method, METHODS)
+        check_choice("noise_order", noise_order, NOISE_ORDERS)
         check_model(model, node)
-        width = model.model.diffusion_model.config.caption_channels
-        check_conditioning(positive, "positive", width, node)
-        check_conditioning(negative, "negative", width, node)
+        check_conditioning(positive, "positive", model, node)
+        check_conditioning(negative, "negative", model, node)
+        check_guidance(cfg, config_of(model), node)
         samples = check_latent(latent_image, "latent_image", node)
-        check_latent_size(samples, "latent_image", node)
-        from .host.sampling import run_ddim
+        check_latent_size(samples, "latent_image", config_of(model), node)
+        from .host.sampling import RunSettings, run_sampler
 
-        settings = {"seed": seed, "steps": steps, "cfg": cfg, "denoise": denoise, "eta": eta}
-        return (run_ddim(model, positive, negative, latent_image, samples, **settings),)
+        settings = RunSettings(
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            denoise=denoise,
+            eta=eta,
+            method=method,
+            step_string=str(step_string),
+            noise_order=noise_order,
+            temporal_attention=temporal_attention,
+        )
+        return (run_sampler(model, positive, negative, latent_image, samples, settings),)
 
 
 class LatteScheduler:
-    """The noise levels of the authors' DDIM."""
+    """The noise levels of the authors' samplers."""
 
     CATEGORY = "Latte/sampling"
     DESCRIPTION = (
-        "Latte's own noise levels (leading spacing: 980, 960, ... 0 for 50 steps) for "
-        "SamplerCustomAdvanced. No stock scheduler gives them."
+        "Latte's own noise levels for SamplerCustomAdvanced; no stock scheduler gives them. For 50 "
+        "steps: 980, 960, ... 0 with text-to-video models, 999, 979, ... 20, 0 with "
+        "class-conditional and unconditional ones."
     )
     SEARCH_ALIASES = ["latte sigmas", "ddim schedule", "leading", "scheduler", "basic scheduler"]
     FUNCTION = "make"

@@ -45,6 +45,8 @@ NODE_IDS = {
     "LatteVAELoader",
     "LatteLoraLoader",
     "LatteTextEncode",
+    "LatteClassLabel",
+    "LatteUnconditional",
     "LatteEmptyLatent",
     "LatteSampler",
     "LatteScheduler",

@@ -31,6 +31,7 @@ ADAPTER_NAME = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(
 UP_PARTS = ("lora_B.weight", "lora_up.weight", "lora.up.weight")
 DOWN_PARTS = ("lora_A.weight", "lora_down.weight", "lora.down.weight")
 TEMPORAL_START = "temporal_transformer_blocks."
+NUMBERED_START = "blocks."
 MOST_LAYERS = 512
 
 
@@ -56,8 +57,12 @@ class LoraWeights:
     @property
     def sentence(self) -> str:
         """Say how much of the file is used."""
-        kind = "spatial layers only" if self.is_spatial_only else "spatial and temporal layers"
-        text = f"The LoRA changes {len(self.matched)} layers of Latte ({kind})."
+        kind = (
+            " (spatial layers only)" if self.is_spatial_only else " (spatial and temporal layers)"
+        )
+        if any(name.startswith(NUMBERED_START) for name in self.matched):
+            kind = ""  # models without text number both kinds through
+        text = f"The LoRA changes {len(self.matched)} layers of Latte{kind}."
         if self.unmatched:
             some = ", ".join(shown(name) for name in self.unmatched[:5])
             text += f" {len(self.unmatched)} names were not used: {some}."

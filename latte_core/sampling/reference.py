@@ -215,7 +215,7 @@ def _run(
 ) -> Tensor:
     config = config_of(model)
     if config is not None:
-        _warn_if_unproven(config, latents)
+        warn_if_unproven(config, latents.shape)
     alphas = AlphaTable.from_tensor(ScheduleSettings().alphas_cumprod())
     dtype = _weight_of(model).dtype
     with _evaluating(model):
@@ -246,9 +246,14 @@ def _evaluating(model: ClassModel) -> Generator[None, None, None]:
             module.training = True
 
 
-def _warn_if_unproven(config: LatteConfig, latents: Tensor) -> None:
-    """Say once per run that the model was trained on another length or size."""
-    frames, height, width = latents.shape[2:]
+def warn_if_unproven(config: LatteConfig, shape: Sequence[int]) -> None:
+    """Say once per run that the model was trained on another length or size.
+
+    Args:
+        config: of the model.
+        shape: (B, 4, F, h, w) of the latents.
+    """
+    frames, height, width = shape[2:]
     trained = (config.num_frames if config.has_temporal else frames, *[config.input_size] * 2)
     if (frames, height, width) == trained:
         return

@@ -130,12 +130,13 @@ def weights_of_variant(folder: Path, variant: int) -> Mapping[str, Tensor]:
 def write_class_model(folder: Path, trainer: StarterTrainer, config: LatteConfig) -> None:
     """Write the averaged weights, the config and the names of the classes."""
     values = config.to_dict()
+    named = {**values, "_class_names": list(CLASS_NAMES)}  # ComfyUI's own loader opens one file
     network: Any = trainer.average
     transformer = folder / "transformer"
     write_json(transformer / "config.json", values)
     write_safetensors(
         transformer / "diffusion_pytorch_model.safetensors",
         half_weights(network.transformer),
-        {"config": json.dumps(values)},
+        {"config": json.dumps(named)},
     )
     write_json(folder / "classes.json", list(CLASS_NAMES))

@@ -1,34 +1,47 @@
-"""ComfyUI's per-run patches as the hooks that latte_core's transformer takes."""
+"""ComfyUI's per-run patches as the hooks that latte_core's transformers take."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import comfy.patcher_extension
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor
 
-from ...latte_core.config import LatteT2VConfig
 from ...latte_core.errors import InvalidInputError
 from ...latte_core.model.attention import BlockHooks
 
+VARIANCE_COLLECTOR = "latte_variance"
+TEMPORAL_ATTENTION = "latte_temporal_attention"
+
+
+def run_with_wrappers(module: Any, x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
+    """Call `module.predict` behind the wrappers that a run puts around the diffusion model.
+
+    Args:
+        module: the transformer.
+        x: latents.
+        given: timestep, context, transformer_options; the last stays last, where caches look.
+    """
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
+    wrappers = comfy.patcher_extension.get_all_wrappers(kind, given[-1])
+    return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+        module.predict, module, wrappers
+    ).execute(x, *given, **kwargs)
+
 
 def make_hooks(
-    options: dict[str, Any], shape: torch.Size | tuple[int, ...], config: LatteT2VConfig
+    options: dict[str, Any], grid: tuple[int, int, int], total_blocks: int
 ) -> BlockHooks:
     """Bind one call's `transformer_options` to attention, block and output hooks.
 
     Args:
         options: as ComfyUI hands them to the model; never written to.
-        shape: (B, 4, F, h, w) of the padded latents.
-        config: of the transformer.
+        grid: frames, rows and columns of tokens.
+        total_blocks: pairs of blocks, or blocks where they are not paired.
     """
-    patch = config.patch_size
-    common = {
-        **options,
-        "total_blocks": config.num_layers,
-        "grid_sizes": (shape[2], shape[3] // patch, shape[4] // patch),
-    }
+    common = {**options, "total_blocks": total_blocks, "grid_sizes": grid}
     patches = options.get("patches", {})
     replaced = options.get("patches_replace", {}).get("dit", {})
     return BlockHooks(
@@ -97,7 +110,7 @@ def patch_outputs(patches: list[Any], options: dict[str, Any]) -> Any:
 class VarianceCollector:
     """Receives the variance channels that the model's output leaves out, for one run.
 
-    Put into a run's `transformer_options` under `latte_variance`; copies of that dict keep the
+    Put into a run's `transformer_options` under `VARIANCE_COLLECTOR`; copies of that dict keep the
     same object.
     """
 
@@ -119,6 +132,6 @@ class VarianceCollector:
             raise InvalidInputError(
                 "This sampler needs the variance that Latte predicts, but the model was not "
                 "called in this step. A cache node (EasyCache, LazyCache) skips calls: remove it "
-                "or use a sampler without learned variance."
+                "or use a sampler without learned variance (method ddim)."
             )
         return values

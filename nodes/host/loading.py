@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,24 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...latte_core.checkpoint.detect import is_t2v_config
-from ...latte_core.checkpoint.families import Family
+from ...latte_core.checkpoint.architectures import ARCHITECTURES, T2V
+from ...latte_core.checkpoint.detect import config_in, is_t2v_config
 from ...latte_core.checkpoint.folders import config_beside
-from ...latte_core.checkpoint.identify import require_family
-from ...latte_core.checkpoint.names import select_model
-from ...latte_core.checkpoint.reader import read_tensors
+from ...latte_core.checkpoint.identify import TRANSFORMERS, identify, require_family
+from ...latte_core.checkpoint.reader import read_header, read_tensors
+from ...latte_core.checkpoint.settle import found_in, saved_config, settle_config
+from ...latte_core.class_parts import locate_class_model, read_names
 from ...latte_core.config import LatteT2VConfig
-from ...latte_core.errors import UnknownArchitectureError
-from .detection import CONFIG_TENSOR, config_to_tensor, detect
+from ...latte_core.latte_config import LatteConfig as NoTextConfig
+from .class_model import LatteClassConfig
+from .detection import (
+    CLASS_MODEL,
+    CONFIG_TENSOR,
+    NAMES_KEY,
+    config_to_tensor,
+    detect,
+    names_in,
+)
 from .model import LatteConfig
 from .registration import wrapped_by_us
 
@@ -71,22 +81,38 @@ def open_model(path: str, weight_dtype: str, disable_dynamic: bool = False) -> A
 def read_transformer(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a transformer's tensors under their released names, and its file's metadata.
 
-    A config.json beside the weights is put among the tensors, which is where detection looks first.
+    What is known of its config beside the file is put among the tensors, which is where detection
+    looks first.
 
     Raises:
-        UnknownArchitectureError: if there is no text-to-video Latte in the file.
+        UnknownArchitectureError: if there is no Latte in the file.
+        WeightMismatchError: if a config contradicts the weights, or the head count is unknown.
     """
     weights = path / "transformer" if (path / "transformer").is_dir() else path
-    require_family(weights, Family.LATTE_T2V, "a Latte model")
+    require_family(weights, TRANSFORMERS, "a Latte model")
+    header = read_header(weights)
+    found = found_in(header, ARCHITECTURES)
     file = read_tensors(weights)
-    selection = select_model(file.tensors)
-    if selection is None:
-        raise UnknownArchitectureError(f"{path.name} holds no Latte text-to-video transformer.")
-    tensors = {short: file.tensors[name] for short, name in selection.names.items()}
+    tensors = {short: file.tensors[name] for short, name in found[1].names.items()}
+    if found[0] is not T2V:
+        saved = saved_config(file, found[1])
+        config = settle_config(header, weights, None, found, saved=saved)
+        assert isinstance(config, NoTextConfig)
+        own = saved or config_in(file.metadata) or {}
+        tensors[CONFIG_TENSOR] = config_to_tensor(config, names_of(config, own, path))
+        logger.info("Latte: %s: %s", path.name, identify(path).sentence)
+        return tensors, dict(file.metadata)
     config = config_beside(weights)
     if config is not None and is_t2v_config(config) and CONFIG_TENSOR not in tensors:
         tensors[CONFIG_TENSOR] = config_to_tensor(LatteT2VConfig.from_dict(config))
     return tensors, dict(file.metadata)
+
+
+def names_of(config: NoTextConfig, own: Mapping[str, Any], path: Path) -> Sequence[str]:
+    """Return the names of a model's classes: from its own config, else from beside it."""
+    if NAMES_KEY in own:
+        return names_in(own, config.num_classes)
+    return read_names(locate_class_model(path)[1], config.num_classes)
 
 
 def build_unregistered(
@@ -94,7 +120,9 @@ def build_unregistered(
 ) -> Any:
     """Do what ComfyUI's loader does, for a ComfyUI that was not taught to recognise Latte."""
     management = comfy.model_management
-    config = LatteConfig(detect(tensors))
+    settings = detect(tensors) or {}
+    kind = LatteClassConfig if settings.get("image_model") == CLASS_MODEL else LatteConfig
+    config = kind(settings)
     supported = list(config.supported_inference_dtypes)
     dtype = wanted or management.unet_dtype(
         model_params=comfy.utils.calculate_parameters(tensors),

@@ -1,6 +1,6 @@
-"""Latte as a native ComfyUI model: config class, BaseModel subclass and hooked transformer.
+"""Text-to-video Latte as a native ComfyUI model: config class, BaseModel and hooked transformer.
 
-Latents arrive as frames-as-batch (T, 4, h, w) or as videos (B, 4, T, h, w); folding happens here.
+Latents arrive as frames-as-batch (T, 4, h, w) or as videos (B, 4, T, h, w); see `layout.py`.
 """
 
 from __future__ import annotations
@@ -9,29 +9,29 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.conds
-import comfy.ldm.common_dit
-import comfy.patcher_extension
 import torch
 from comfy import latent_formats, model_base, supported_models_base
-from einops import rearrange
 from torch import Tensor
 
 from ...latte_core.config import LatteT2VConfig
 from ...latte_core.errors import IncompatibleInputsError
 from ...latte_core.model.latte_t2v import LatteT2V
+from .conditions import check_kind
 from .detection import (
     CONFIG_TENSOR,
-    IMAGE_MODEL,
+    NAMES_SETTING,
+    T2V_MODEL,
     UNUSED_TENSORS,
+    Config,
     can_guess,
     check_complete,
     config_from_settings,
     config_to_tensor,
 )
-from .hooks import make_hooks
+from .hooks import TEMPORAL_ATTENTION, VARIANCE_COLLECTOR, make_hooks, run_with_wrappers
+from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos, unfold
 
-VARIANCE_COLLECTOR = "latte_variance"
-TEMPORAL_ATTENTION = "latte_temporal_attention"
+STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
 
 
 class LatteTransformer(LatteT2V):
@@ -43,7 +43,7 @@ class LatteTransformer(LatteT2V):
     def __init__(
         self, *, dtype: Any = None, device: Any = None, operations: Any, **settings: Any
     ) -> None:
-        config = config_from_settings(settings)
+        config = config_from_settings(settings, LatteT2VConfig)
         super().__init__(config, operations=operations, dtype=dtype, device=device)
         self.dtype = dtype
 
@@ -58,10 +58,7 @@ class LatteTransformer(LatteT2V):
     ) -> Tensor:
         """(T, 4, h, w) or (B, 4, T, h, w) -> noise of the same shape; `control` is ignored."""
         options = {} if transformer_options is None else transformer_options
-        kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
-        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
-            self.predict, self, comfy.patcher_extension.get_all_wrappers(kind, options)
-        ).execute(x, timestep, context, options, **kwargs)
+        return run_with_wrappers(self, x, timestep, context, options, **kwargs)
 
     def predict(
         self,
@@ -75,64 +72,28 @@ class LatteTransformer(LatteT2V):
         conds = len(transformer_options.get("cond_or_uncond", ())) or 1
         videos = fold_frames(x, conds)
         height, width = videos.shape[-2:]
-        videos = pad_to_patch(videos, self.config.patch_size)
+        patch = self.config.patch_size
+        videos = pad_to_patch(videos, patch)
         if context is None:
             raise IncompatibleInputsError(
                 "The Latte model got no text: its CONDITIONING inputs carry no tensor. Connect "
                 '"Latte Text Encode" (or CLIP Text Encode with a T5 encoder) to positive and '
                 "negative."
             )
+        frames, rows, columns = videos.shape[2:]
+        grid = (frames, rows // patch, columns // patch)
         output = super().forward(
             videos,
             one_per_video(timestep, videos.shape[0]),
-            text_for_videos(context, conds, videos.shape[0]),
+            rows_for_videos(context, conds, videos.shape[0]),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
-            hooks=make_hooks(transformer_options, videos.shape, self.config),
+            hooks=make_hooks(transformer_options, grid, self.config.num_layers),
         )[..., :height, :width]
-        noise, variance = output[:, : x_channels(x)], output[:, x_channels(x) :]
+        noise, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
         collector = transformer_options.get(VARIANCE_COLLECTOR)
         if collector is not None:
             collector.put(transformer_options.get("cond_or_uncond"), unfold(variance, x.ndim))
         return unfold(noise, x.ndim)
-
-
-def x_channels(x: Tensor) -> int:
-    """Channels of a latent in either layout."""
-    return x.shape[1]
-
-
-def fold_frames(x: Tensor, conds: int) -> Tensor:
-    """(conds * T, 4, h, w) -> (conds, 4, T, h, w); a 5-D latent is returned as it is."""
-    if x.ndim == 5:
-        return x
-    if x.shape[0] % conds:
-        conds = 1
-    return rearrange(x, "(b f) c h w -> b c f h w", b=conds)
-
-
-def unfold(x: Tensor, ndim: int) -> Tensor:
-    """Undo `fold_frames` if the latent came with four dimensions."""
-    return x if ndim == 5 else rearrange(x, "b c f h w -> (b f) c h w")
-
-
-def pad_to_patch(videos: Tensor, patch: int) -> Tensor:
-    """Extend odd latent rows and columns to whole patches; the caller crops the result."""
-    if videos.shape[-2] % patch == 0 and videos.shape[-1] % patch == 0:
-        return videos
-    return comfy.ldm.common_dit.pad_to_patch_size(videos, (1, patch, patch))
-
-
-def one_per_video(timestep: Tensor, videos: int) -> Tensor:
-    """ComfyUI repeats the timestep for each row of the batch; keep one for each video."""
-    steps = timestep.flatten()
-    return steps[:: steps.shape[0] // videos] if steps.shape[0] > videos else steps
-
-
-def text_for_videos(context: Tensor, conds: int, videos: int) -> Tensor:
-    """Let the single row of each cond serve all its videos; conds are outermost."""
-    if context.shape[0] == conds and conds < videos and videos % conds == 0:
-        return context.repeat_interleave(videos // conds, dim=0)
-    return context
 
 
 class TextCond(comfy.conds.CONDCrossAttn):
@@ -154,11 +115,13 @@ class LatteVideo(model_base.BaseModel):
         )
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Check the text's width here, where the socket it came from is known."""
+        """Check the text here, where the socket it came from is known."""
+        socket = kwargs.get("prompt_type", "conditioning")
+        check_kind(self.diffusion_model.config, kwargs, socket, STOCK_SAMPLER)
         out = super().extra_conds(**kwargs)
         text = kwargs.get("cross_attn")
         if text is not None:
-            self.check_text(text, kwargs.get("prompt_type", "conditioning"))
+            self.check_text(text, socket)
             out["c_crossattn"] = TextCond(text)
         return out
 
@@ -180,10 +143,9 @@ class LatteVideo(model_base.BaseModel):
         )
 
 
-class LatteConfig(supported_models_base.BASE):
-    """How ComfyUI's loaders recognise, build, load and save Latte."""
+class LatteBase(supported_models_base.BASE):
+    """What all Lattes share of how ComfyUI's loaders recognise, build, load and save them."""
 
-    unet_config = {"image_model": IMAGE_MODEL}
     unet_extra_config: dict[str, Any] = {}
     required_keys: dict[str, Any] = {}
     # ComfyUI's "sqrt_linear" is the plain linear beta schedule; its "linear" interpolates roots.
@@ -199,16 +161,6 @@ class LatteConfig(supported_models_base.BASE):
     vae_key_prefix = ["vae.", "first_stage_model."]
     text_encoder_key_prefix = ["text_encoders."]
 
-    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteVideo:
-        """Build the model; weights follow through `load_model_weights`."""
-        return LatteVideo(self, device=device)
-
-    def clip_target(self, state_dict: Mapping[str, Any] | None = None) -> Any:
-        """Describe the text encoder of an all-in-one file; None when it holds none."""
-        from .clip import target_from_checkpoint
-
-        return target_from_checkpoint(state_dict or {}, self.text_encoder_key_prefix[0])
-
     def process_unet_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Drop what carries nothing and refuse an incomplete file.
 
@@ -222,11 +174,35 @@ class LatteConfig(supported_models_base.BASE):
 
     def process_unet_state_dict_for_saving(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Add the config where names and sizes alone would not give it back."""
-        config = self.transformer_config()
-        if not can_guess(config, state_dict):
-            state_dict = {**state_dict, CONFIG_TENSOR: config_to_tensor(config)}
+        config, names = self.transformer_config(), self.class_names()
+        if not can_guess(config, state_dict, names):
+            state_dict = {**state_dict, CONFIG_TENSOR: config_to_tensor(config, names)}
         return super().process_unet_state_dict_for_saving(state_dict)
+
+    def transformer_config(self) -> Config:
+        """Return the transformer's config out of `unet_config`."""
+        raise NotImplementedError
+
+    def class_names(self) -> list[str]:
+        """Return the names of the model's classes, in the order of labels; empty without any."""
+        return list(self.unet_config.get(NAMES_SETTING) or [])
+
+
+class LatteConfig(LatteBase):
+    """How ComfyUI's loaders recognise and build text-to-video models."""
+
+    unet_config = {"image_model": T2V_MODEL}
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteVideo:
+        """Build the model; weights follow through `load_model_weights`."""
+        return LatteVideo(self, device=device)
+
+    def clip_target(self, state_dict: Mapping[str, Any] | None = None) -> Any:
+        """Describe the text encoder of an all-in-one file; None when it holds none."""
+        from .clip import target_from_checkpoint
+
+        return target_from_checkpoint(state_dict or {}, self.text_encoder_key_prefix[0])
 
     def transformer_config(self) -> LatteT2VConfig:
         """Return the transformer's config out of `unet_config`."""
-        return config_from_settings(self.unet_config)
+        return config_from_settings(self.unet_config, LatteT2VConfig)

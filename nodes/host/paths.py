@@ -1,14 +1,20 @@
-"""Where model files lie: ComfyUI's folders, by listed names only, and the pack's own starter."""
+"""Where model files lie: ComfyUI's folders, by listed names only, and the pack's own starters."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
-from ...latte_core.errors import InvalidInputError
+from ...latte_core.errors import CheckpointError, InvalidInputError
+from ...latte_core.ucf101 import UCF101_CLASSES
 
 STARTER = "starter"
+CLASS_STARTER = "class-starter"
 FOLDER_MARK = "/"
-STARTER_FOLDER = Path(__file__).resolve().parents[2] / "latte_core" / "assets" / "starter"
+MODELS = "diffusion_models"
+ASSETS = Path(__file__).resolve().parents[2] / "latte_core" / "assets"
+STARTER_FOLDER = ASSETS / "starter"
+CLASS_STARTER_FOLDER = ASSETS / "class_starter"
 TRANSFORMER_CONFIG = Path("transformer") / "config.json"
 
 
@@ -36,8 +42,41 @@ def latte_folders() -> dict[str, Path]:
 
 
 def options(category: str) -> list[str]:
-    """Return what a loader offers: the starter, Latte folders, then files of one category."""
-    return [STARTER, *latte_folders(), *listed_files(category)]
+    """Return what a loader offers: the starters, Latte folders, then files of one category.
+
+    The class starter is a transformer alone; text it does not read, and its VAE is the starter's.
+    """
+    has_classes = category == MODELS and is_there(CLASS_STARTER_FOLDER)
+    starters = [STARTER, CLASS_STARTER] if has_classes else [STARTER]
+    return [*starters, *latte_folders(), *listed_files(category)]
+
+
+def is_there(folder: Path) -> bool:
+    """Whether a model's folder is in this copy of the pack."""
+    return (folder / TRANSFORMER_CONFIG).is_file()
+
+
+def class_names() -> list[str]:
+    """Return the classes that can be chosen by name: UCF101's in the order of their labels, then
+    those of the class starter and of the Latte folders that say theirs.
+    """
+    from ...latte_core.class_parts import listed_names
+
+    names = list(UCF101_CLASSES)
+    for folder in (CLASS_STARTER_FOLDER, *latte_folders().values()):
+        with suppress(CheckpointError, OSError):
+            names.extend(listed_names(folder))
+    return list(dict.fromkeys(names))
+
+
+def first_class() -> str:
+    """Return the class that a new node shows: one of the class starter, which needs no download."""
+    from ...latte_core.class_parts import listed_names
+
+    own: tuple[str, ...] = ()
+    with suppress(CheckpointError, OSError):
+        own = listed_names(CLASS_STARTER_FOLDER)
+    return own[0] if own else UCF101_CLASSES[0]
 
 
 def locate(name: str, category: str, widget: str) -> Path:
@@ -47,7 +86,9 @@ def locate(name: str, category: str, widget: str) -> Path:
         InvalidInputError: for every name that ComfyUI does not list, saying where it was sought.
     """
     if name == STARTER:
-        return starter_folder()
+        return starter_folder(STARTER_FOLDER)
+    if name == CLASS_STARTER and category == MODELS:
+        return starter_folder(CLASS_STARTER_FOLDER)
     folders = latte_folders()
     if name in folders:
         return folders[name]
@@ -62,23 +103,23 @@ def locate(name: str, category: str, widget: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(category, name))
 
 
-def starter_folder() -> Path:
-    """Return the folder of the starter model that ships inside the pack.
+def starter_folder(folder: Path) -> Path:
+    """Return the folder of a starter model that ships inside the pack.
 
     Raises:
         InvalidInputError: if this copy of the pack came without it.
     """
-    if not (STARTER_FOLDER / TRANSFORMER_CONFIG).is_file():
+    if not is_there(folder):
         raise InvalidInputError(
             "The starter model is missing: this copy of the pack has no files in "
-            "latte_core/assets/starter. Install the pack again, whole."
+            f"latte_core/assets/{folder.name}. Install the pack again, whole."
         )
-    return STARTER_FOLDER
+    return folder
 
 
 def fingerprint(name: str, category: str, widget: str) -> str:
     """Return a text that changes when the file behind a name does, for ComfyUI's cache."""
     path = locate(name, category, widget)
-    files = [path] if path.is_file() else sorted(path.glob("*/*.*"))
+    files = [path] if path.is_file() else sorted([*path.glob("*.json"), *path.glob("*/*.*")])
     stats = [file.stat() for file in files]
     return ";".join(f"{stat.st_mtime_ns}-{stat.st_size}" for stat in stats)

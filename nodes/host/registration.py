@@ -24,6 +24,8 @@ logger = logging.getLogger("latte")
 
 SWITCH = "LATTE_NO_REGISTER"
 MARK = "_latte_video_wrapper"
+# Config classes of ours: name -> end of the name of its module.
+OWN_CONFIGS = {"LatteConfig": "nodes.host.model", "LatteClassConfig": "nodes.host.class_model"}
 
 
 def register_at_import() -> None:
@@ -52,7 +54,7 @@ def register_at_import() -> None:
 
 
 def register() -> bool:
-    """Add Latte's config class and wrap detection and LoRA conversion.
+    """Add Latte's config classes and wrap detection and LoRA conversion.
 
     Returns:
         False when ComfyUI brings a Latte of its own, which then wins; True otherwise.
@@ -61,12 +63,14 @@ def register() -> bool:
     import comfy.model_detection
     import comfy.supported_models
 
+    from .class_model import LatteClassConfig
     from .model import LatteConfig
 
     models = comfy.supported_models.models
     if any(is_of_comfy(candidate) for candidate in models):
         return False
-    replace_or_append(models, LatteConfig)
+    for config in (LatteConfig, LatteClassConfig):
+        replace_or_append(models, config)
     wrap(comfy.model_detection, "detect_unet_config", detection_first)
     wrap(comfy.lora_convert, "convert_lora", conversion_first)
     return True
@@ -99,14 +103,17 @@ def is_of_comfy(candidate: Any) -> bool:
 
 def is_ours(candidate: Any) -> bool:
     """Whether a config class is ours, also from an earlier import of this pack."""
-    return candidate.__qualname__ == "LatteConfig" and candidate.__module__.endswith(
-        "nodes.host.model"
-    )
+    module = OWN_CONFIGS.get(candidate.__qualname__)
+    return module is not None and candidate.__module__.endswith(module)
 
 
 def replace_or_append(models: list[Any], config: Any) -> None:
-    """Put our class where an older copy stands, else at the end; a list holds one of ours."""
-    places = [index for index, candidate in enumerate(models) if is_ours(candidate)]
+    """Put a class of ours where an older copy stands, else at the end; a list holds it once."""
+    places = [
+        index
+        for index, candidate in enumerate(models)
+        if is_ours(candidate) and candidate.__qualname__ == config.__qualname__
+    ]
     if not places:
         models.append(config)
         return

@@ -1,9 +1,9 @@
-"""Latte's DDIM inside ComfyUI: its noise, its timesteps, and the loop in its own variables."""
+"""A run of Latte Sampler inside ComfyUI: its noise, its timesteps, and the steps between them."""
 
 from __future__ import annotations
 
 import logging
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
@@ -13,12 +13,19 @@ import latent_preview
 import torch
 from torch import Tensor
 
-from ...latte_core.errors import InvalidInputError, NonFiniteError
-from ...latte_core.sampling.noise import StepNoise, generator_for, make_noise, make_step_noise
+from ...latte_core.config import LatteT2VConfig
+from ...latte_core.diffusion import space_timesteps
+from ...latte_core.errors import InvalidInputError
+from ...latte_core.sampling.guidance import uses_guidance
+from ...latte_core.sampling.noise import generator_for, make_noise, make_step_noise
+from ...latte_core.sampling.reference import warn_if_unproven
+from ...latte_core.sampling.reference_noise import ReferenceStream
 from ...latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
+from .conditions import CLASS, Config, kind_read
+from .layout import fold_frames, unfold
 from .memory import is_out_of_memory
-from .model import fold_frames, unfold
-from .progress import check_cancelled
+from .sockets import config_of
+from .steps import DrawNoise, sample_ddim, sample_ddpm
 
 logger = logging.getLogger("latte")
 
@@ -26,27 +33,86 @@ TRAINED_FRAMES = 16
 WIDGET_KEYS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
-def latte_timesteps(steps: int, denoise: float) -> list[int]:
-    """Return the training-time steps to visit, leading spacing without offset, highest first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """What the widgets of Latte Sampler say.
 
-    Below a denoise of 1 the run is the end of a longer one, as in KSampler.
+    Args:
+        seed, steps, cfg, denoise, eta: the widgets.
+        method: `ddim` or `ddpm`.
+        step_string: the reference's way to say which timesteps are visited, or "" for `steps`.
+        noise_order: `comfyui` or `reference`.
+        temporal_attention: off makes every frame a picture of its own.
+    """
+
+    seed: int
+    steps: int
+    cfg: float
+    denoise: float
+    eta: float = 0.0
+    method: str = "ddim"
+    step_string: str = ""
+    noise_order: str = "comfyui"
+    temporal_attention: bool = True
+
+    def guidance(self, config: Config) -> float | None:
+        """Return the guidance scale; None where there is no guidance."""
+        has_negative = isinstance(config, LatteT2VConfig) or kind_read(config) == CLASS
+        return self.cfg if has_negative and uses_guidance(self.cfg) else None
+
+
+def latte_timesteps(
+    config: Config, steps: int, denoise: float, step_string: str = ""
+) -> tuple[int, ...]:
+    """Return the training-time steps to visit, highest first, as the authors space them.
+
+    Text-to-video models have leading spacing without offset, the others rounded distances from
+    999 to 0. Below a denoise of 1 the run is the end of a longer one, as in KSampler.
+
+    Args:
+        config: of the model.
+        steps: how many to visit.
+        denoise: 0.01 .. 1.
+        step_string: "250", "10,15,20" or "ddim50" in the place of `steps`, for a denoise of 1; ""
+            for none.
 
     Raises:
-        InvalidInputError: if the longer run has more than 1000 steps.
+        InvalidInputError: if the longer run has more than 1000 steps, or for a bad string.
     """
+    if step_string.strip():
+        visits = visits_of(step_string)
+        return visits[: max(round(len(visits) * denoise), 1)][::-1]
     total = max(steps, int(steps / denoise))
     if total > TRAIN_STEPS:
         raise InvalidInputError(
             f"steps is {steps} and denoise is {denoise:g}, which is the end of a run of {total} "
             f"steps, but Latte has {TRAIN_STEPS} noise levels. Lower steps or raise denoise."
         )
-    return ScheduleSettings().timesteps(total)[-steps:]
+    if isinstance(config, LatteT2VConfig):
+        return tuple(ScheduleSettings().timesteps(total)[-steps:])
+    return space_timesteps(total)[:steps][::-1]
 
 
-def latte_sigmas(model: Any, steps: int, denoise: float) -> Tensor:
-    """Return the (steps + 1,) noise levels of those timesteps, ending in 0."""
+def visits_of(step_string: str) -> tuple[int, ...]:
+    """Return the timesteps of a step string, lowest first.
+
+    Raises:
+        InvalidInputError: naming the widget, for another text.
+    """
+    try:
+        return space_timesteps(step_string)
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"The step_string of Latte Sampler cannot be used: {error} Leave it empty to use the "
+            "number of steps."
+        ) from error
+
+
+def latte_sigmas(model: Any, steps: int, denoise: float, step_string: str = "") -> Tensor:
+    """Return the noise levels of those timesteps, ending in 0: one more than there are steps."""
     table = model.get_model_object("model_sampling").sigmas.float().cpu()
-    return torch.cat([table[latte_timesteps(steps, denoise)], torch.zeros(1)])
+    visits = latte_timesteps(config_of(model), steps, denoise, step_string)
+    return torch.cat([table[list(visits)], torch.zeros(1)])
 
 
 class LatteNoiseSource:
@@ -71,118 +137,69 @@ class LatteNoiseSource:
         return unfold(make_noise(shape, self.seed, self.noise_order), samples.ndim)
 
 
-def is_zero(latent_image: Tensor | None) -> bool:
-    """Whether a run starts from nothing but noise."""
-    return latent_image is None or not bool(latent_image.any())
+def noise_of_run(
+    config: Config, latent: dict[str, Any], settings: RunSettings
+) -> tuple[Tensor, DrawNoise]:
+    """Return the start noise of a run, in the layout of the latent, and what draws each step's.
 
-
-def alpha_of(sigma: float) -> float:
-    """Return the cumulative alpha of a noise level; 1 at the end of a run."""
-    return 1.0 / (1.0 + sigma * sigma)
-
-
-def check_finite(denoised: Tensor, step: int, sigma: float, dtype: Any) -> None:
-    """Stop at the step that broke (one reduction per step).
-
-    Raises:
-        NonFiniteError: naming step, noise level, dtype and what to try.
+    In reference order both follow the authors' pipeline for text-to-video models, and their
+    sampling scripts for the others.
     """
-    if bool(torch.isfinite(denoised).all()):
-        return
-    raise NonFiniteError(
-        f"NaN or infinity appeared at step {step + 1} (sigma {sigma:.4g}, model in {dtype}). No "
-        "video was made. Try weight_dtype bf16 or fp32 in the model loader, another attention "
-        "(--use-pytorch-cross-attention), or remove model patches."
-    )
+    samples, seed, order = latent["samples"], settings.seed, settings.noise_order
+    shape = fold_frames(samples, 1).shape
+    if isinstance(config, LatteT2VConfig) or order != "reference":
+        start = LatteNoiseSource(seed, order).generate_noise(latent)
+        return start, make_step_noise(shape, seed, order).draw
+    is_guided = settings.guidance(config) is not None
+    stream = ReferenceStream(shape, seed, is_guided=is_guided)
+    start = unfold(stream.draw_start(), samples.ndim)
+    if is_guided:
+        stream.draw_labels(config.num_classes)
+    return start, lambda _: stream(0)
 
 
-def model_dtype(model: Any) -> Any:
-    """Return the dtype a wrapped model computes in, for messages."""
-    inner = model.inner_model.inner_model
-    return inner.manual_cast_dtype or inner.get_dtype()
+def make_sampler(config: Config, settings: RunSettings, step_noise: DrawNoise) -> Any:
+    """Return what a SAMPLER socket carries, for one run."""
+    options: dict[str, Any] = {
+        "step_noise": step_noise,
+        "temporal_attention": settings.temporal_attention,
+    }
+    if settings.method == "ddim":
+        return comfy.samplers.KSAMPLER(sample_ddim, extra_options={**options, "eta": settings.eta})
+    # parity: text-to-video guides all channels, class-conditional models the noise alone
+    is_guided = isinstance(config, LatteT2VConfig)
+    scale = settings.guidance(config) if is_guided else None
+    return comfy.samplers.KSAMPLER(sample_ddpm, extra_options={**options, "variance_scale": scale})
 
 
-@torch.no_grad()
-def sample_ddim(
-    model: Any,
-    x: Tensor,
-    sigmas: Tensor,
-    extra_args: dict[str, Any] | None = None,
-    callback: Any = None,
-    disable: Any = None,
-    *,
-    eta: float = 0.0,
-    step_noise: StepNoise | None = None,
-) -> Tensor:
-    """Run Latte's DDIM; the shape of a k-diffusion sampler function, for `KSAMPLER`.
-
-    The state is the reference's variable z = x / sqrt(1 + sigma^2); scalars are Python floats.
-    Source: Song et al., 2021, equation 12; comfyui.md 1.13.
-    """
-    extra_args = extra_args or {}
-    levels = [float(sigma) for sigma in sigmas.double()]
-    unit = x.new_ones([x.shape[0]])
-    z = model.noise if is_zero(model.latent_image) else x / math.sqrt(1 + levels[0] ** 2)
-    z = z.to(x)
-    for step, (sigma, sigma_next) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-        check_cancelled()
-        scaled = z * math.sqrt(1 + sigma**2)
-        denoised = model(scaled, unit * sigma, **extra_args)
-        check_finite(denoised, step, sigma, model_dtype(model))
-        noise_pred = (scaled - denoised) / sigma
-        alpha, alpha_next = alpha_of(sigma), alpha_of(sigma_next)
-        ratio = max(1 - alpha / alpha_next, 0.0)
-        spread = eta * math.sqrt((1 - alpha_next) / (1 - alpha) * ratio)
-        direction = math.sqrt(max(1 - alpha_next - spread**2, 0.0))
-        z = math.sqrt(alpha_next) * denoised + direction * noise_pred
-        if spread > 0 and step_noise is not None:
-            z = z + spread * draw_like(step_noise, z)
-        if callback is not None:
-            shown = {"i": step, "x": scaled, "sigma": sigma, "sigma_hat": sigma}
-            callback({**shown, "denoised": denoised})
-    return z * math.sqrt(1 + levels[-1] ** 2)
-
-
-def draw_like(step_noise: StepNoise, z: Tensor) -> Tensor:
-    """Draw one step's noise in the layout of `z`."""
-    return unfold(step_noise.draw(fold_frames(z, 1).shape), z.ndim).to(z)
-
-
-def run_ddim(
+def run_sampler(
     model: Any,
     positive: Any,
     negative: Any,
     latent: dict[str, Any],
     samples: Tensor,
-    *,
-    seed: int,
-    steps: int,
-    cfg: float,
-    denoise: float,
-    eta: float,
+    settings: RunSettings,
 ) -> dict[str, Any]:
     """Sample a LATENT with ComfyUI's guider, memory management, previews and cancel."""
+    config = config_of(model)
+    sigmas = latte_sigmas(model, settings.steps, settings.denoise, settings.step_string)
     samples = comfy.sample.fix_empty_latent_channels(model, samples)
-    warn_about_length(model, samples)
-    noise = LatteNoiseSource(seed, "comfyui").generate_noise({**latent, "samples": samples})
-    step_noise = make_step_noise(fold_frames(samples, 1).shape, seed) if eta > 0 else None
-    sampler = comfy.samplers.KSAMPLER(
-        sample_ddim, extra_options={"eta": eta, "step_noise": step_noise}
-    )
+    warn_about_size(model, config, samples)
+    noise, step_noise = noise_of_run(config, {**latent, "samples": samples}, settings)
     try:
         result = comfy.sample.sample_custom(
             model,
             noise,
-            max(cfg, 1.0),  # parity: guidance is off at 1 and below
-            sampler,
-            latte_sigmas(model, steps, denoise),
+            settings.guidance(config) or 1.0,  # parity: guidance is off at 1 and below
+            make_sampler(config, settings, step_noise),
+            sigmas,
             positive,
             negative,
             samples,
             noise_mask=latent.get("noise_mask"),
-            callback=latent_preview.prepare_callback(model, steps),
+            callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
+            seed=settings.seed,
         )
     except RuntimeError as error:
         if is_out_of_memory(error):
@@ -192,14 +209,19 @@ def run_ddim(
     return {**kept, "samples": result}
 
 
-def warn_about_length(model: Any, samples: Tensor) -> None:
-    """Say once per run that a long clip is better made in windows."""
-    frames = fold_frames(samples, 1).shape[2]
-    if frames > TRAINED_FRAMES and "context_handler" not in model.model_options:
+def warn_about_size(model: Any, config: Config, samples: Tensor) -> None:
+    """Say once per run that a clip is longer, or of another size, than the model was trained on."""
+    shape = fold_frames(samples, 1).shape
+    has_windows = "context_handler" in model.model_options
+    if not isinstance(config, LatteT2VConfig):
+        if not has_windows:
+            warn_if_unproven(config, shape)
+        return
+    if shape[2] > TRAINED_FRAMES and not has_windows:
         logger.warning(
             "Latte: %d frames were asked for, but the model was trained on %d. Motion may fall "
             'apart; add "Context Windows (Manual)" with length %d to the model.',
-            frames,
+            shape[2],
             TRAINED_FRAMES,
             TRAINED_FRAMES,
         )

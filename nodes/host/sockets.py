@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...latte_core.config import LatteT2VConfig
 from ...latte_core.errors import IncompatibleInputsError, InvalidInputError
-from ...latte_core.types import LATENT_CHANNELS, PIXELS_PER_CELL, SIZE_MULTIPLE
-from .detection import IMAGE_MODEL
+from ...latte_core.types import LATENT_CHANNELS, PIXELS_PER_CELL
+from .conditions import CLASS, MAKERS, Config, check_kind, find_label, kind_read
+from .detection import IMAGE_MODELS
 
 
 def check_number(name: str, value: object, low: float, high: float) -> float:
@@ -45,7 +47,7 @@ def check_model(model: Any, node: str) -> None:
     """
     inner = getattr(model, "model", None)
     settings = getattr(getattr(inner, "model_config", None), "unet_config", None) or {}
-    if settings.get("image_model") != IMAGE_MODEL:
+    if settings.get("image_model") not in IMAGE_MODELS:
         raise IncompatibleInputsError(
             f'The "model" input of {node} got a {type(inner or model).__name__}, but it needs a '
             'Latte model. Connect the MODEL output of "Latte Model Loader" (or of Load Diffusion '
@@ -53,27 +55,83 @@ def check_model(model: Any, node: str) -> None:
         )
 
 
-def check_conditioning(conditioning: Any, socket: str, width: int, node: str) -> None:
-    """Refuse a CONDITIONING that another kind of text encoder made.
+def config_of(model: Any) -> Config:
+    """Return the config of a MODEL that is a Latte."""
+    return model.model.diffusion_model.config
+
+
+def check_conditioning(conditioning: Any, socket: str, model: Any, node: str) -> None:
+    """Refuse a CONDITIONING that the model does not read.
+
+    Args:
+        conditioning: what arrived.
+        socket: its input, "positive" or "negative".
+        model: a MODEL that is a Latte.
+        node: the node.
+
+    Raises:
+        IncompatibleInputsError: naming the sockets, what came and which node gives the right one.
+        InvalidInputError: for a class that the model does not have.
+    """
+    config = config_of(model)
+    entries = conditioning if isinstance(conditioning, list) else []
+    pairs = [entry for entry in entries if isinstance(entry, (list, tuple)) and len(entry) > 1]
+    if not pairs:
+        raise IncompatibleInputsError(missing(config, socket, node))
+    for tensor, options in pairs:
+        check_kind(config, options, socket, node)
+        if isinstance(config, LatteT2VConfig):
+            check_text(tensor, socket, config, node)
+        elif kind_read(config) == CLASS:
+            names = model.model.model_config.class_names()
+            find_label(config, names, options, socket, node)
+
+
+def check_guidance(cfg: float, config: Config, node: str) -> None:
+    """Refuse guidance where the model has no class that stands for any.
+
+    Raises:
+        InvalidInputError: saying which cfg works.
+    """
+    if cfg <= 1 or kind_read(config) != CLASS or isinstance(config, LatteT2VConfig):
+        return
+    if not config.has_null_class:
+        raise InvalidInputError(
+            f"cfg of {node} is {cfg:g}, but guidance leads away from any class, and this model was "
+            "trained without one (class_dropout_prob 0). Set cfg to 1."
+        )
+
+
+def missing(config: Config, socket: str, node: str) -> str:
+    """Return the sentence for an input that holds nothing the model can read."""
+    read = kind_read(config)
+    kind = "conditioning" if read != "text" else "text conditioning"
+    return f'The "{socket}" input of {node} holds no {kind}. {advice(config)}'
+
+
+def advice(config: Config) -> str:
+    """Say which node gives a model its conditioning."""
+    read = kind_read(config)
+    encoder = " with the text encoder that belongs to this model" if read == "text" else ""
+    return f'Connect "{MAKERS[read]}"{encoder}.'
+
+
+def check_text(tensor: Any, socket: str, config: LatteT2VConfig, node: str) -> None:
+    """Refuse text that another kind of text encoder made.
 
     Raises:
         IncompatibleInputsError: naming the socket, the widths and which node gives the right one.
     """
-    entries = conditioning if isinstance(conditioning, list) else []
-    tensors = [entry[0] for entry in entries if isinstance(entry, (list, tuple)) and entry]
-    advice = 'Connect "Latte Text Encode" with the text encoder that belongs to this model.'
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise IncompatibleInputsError(
-            f'The "{socket}" input of {node} holds no text conditioning. {advice}'
-        )
-    for tensor in tensors:
-        if tensor.ndim == 3 and tensor.shape[2] == width:
-            continue
-        guess = " It looks like CLIP." if tensor.shape[-1] in (768, 1024, 1280, 2048) else ""
-        raise IncompatibleInputsError(
-            f'The "{socket}" input of {node} got text of width {tensor.shape[-1]}, but its model '
-            f"expects {width}.{guess} {advice}"
-        )
+    if not isinstance(tensor, Tensor):
+        raise IncompatibleInputsError(missing(config, socket, node))
+    width = config.caption_channels
+    if tensor.ndim == 3 and tensor.shape[2] == width:
+        return
+    guess = " It looks like CLIP." if tensor.shape[-1] in (768, 1024, 1280, 2048) else ""
+    raise IncompatibleInputsError(
+        f'The "{socket}" input of {node} got text of width {tensor.shape[-1]}, but its model '
+        f"expects {width}.{guess} {advice(config)}"
+    )
 
 
 def check_latent(latent: Any, socket: str, node: str, *, strict: bool = False) -> Tensor:
@@ -107,22 +165,34 @@ def check_latent(latent: Any, socket: str, node: str, *, strict: bool = False) -
     return samples if samples.dtype.is_floating_point else samples.to(torch.float32)
 
 
-def check_latent_size(samples: Tensor, socket: str, node: str) -> None:
-    """Refuse sides that are not whole patches, naming the two nearest sizes.
+def check_latent_size(samples: Tensor, socket: str, config: Config, node: str) -> None:
+    """Refuse sides that are not whole patches, naming the two nearest sizes; frames likewise.
 
     Raises:
-        InvalidInputError: for a side that is not a multiple of 16 pixels.
+        InvalidInputError: for a side that is no multiple of the patch (16 pixels for most models).
     """
-    cells = SIZE_MULTIPLE // PIXELS_PER_CELL
-    for name, side in (("high", samples.shape[-2]), ("wide", samples.shape[-1])):
-        if side % cells:
-            below = (side - side % cells) * PIXELS_PER_CELL
-            nearest = f"{below} and {below + SIZE_MULTIPLE}" if below else f"{SIZE_MULTIPLE}"
+    multiple = config.patch_size * PIXELS_PER_CELL
+    for name, cells in (("high", samples.shape[-2]), ("wide", samples.shape[-1])):
+        side = cells * PIXELS_PER_CELL
+        if side % multiple:
             raise InvalidInputError(
-                f'The "{socket}" input of {node} is {side * PIXELS_PER_CELL} pixels {name}, but '
-                f"Latte needs a multiple of {SIZE_MULTIPLE}. The nearest sizes are {nearest}. "
+                f'The "{socket}" input of {node} is {side} pixels {name}, but this Latte needs a '
+                f"multiple of {multiple}. The nearest sizes are {neighbours(side, multiple)}. "
                 "KSampler accepts any size: the model then pads and crops."
             )
+    frames = samples.shape[2] if samples.ndim == 5 else samples.shape[0]
+    tubelet = 1 if isinstance(config, LatteT2VConfig) else config.tubelet_size
+    if frames % tubelet:
+        raise InvalidInputError(
+            f'The "{socket}" input of {node} has {frames} frames, but this Latte joins {tubelet} '
+            f"of them. The nearest numbers are {neighbours(frames, tubelet)}."
+        )
+
+
+def neighbours(value: int, multiple: int) -> str:
+    """Return the nearest multiples around a value; there is only one below the first."""
+    below = value - value % multiple
+    return f"{below} and {below + multiple}" if below else f"{multiple}"
 
 
 def check_vae(vae: Any, node: str) -> None:

@@ -11,7 +11,10 @@ from latte_test_support import comfy_server
 
 HERE = Path(__file__).parent
 STARTER = HERE.parents[1] / "latte_core" / "assets" / "starter"
-SCRIPTS = ("native", "sampling", "stock_nodes", "registration", "border")
+SCRIPTS = (
+    *("native", "sampling", "stock_nodes", "registration", "border"),
+    *("class_native", "class_sampling", "class_border"),
+)
 
 pytestmark = [
     pytest.mark.comfyui,

@@ -85,6 +85,18 @@ def test_numbers_have_a_range_and_ids_a_prefix(node_id: str) -> None:
                 assert kind in COMFY_TYPES | {"INT", "FLOAT", "STRING", "BOOLEAN"}, name
 
 
+def test_inputs_that_saved_graphs_do_not_name_are_optional() -> None:
+    """Graphs of the first version, as sent to the server, name no other input of the sampler."""
+    groups = NODES["LatteSampler"].INPUT_TYPES()
+    first = ["model", "positive", "negative", "latent_image"]
+    first += ["seed", "steps", "cfg", "denoise", "eta"]
+    assert list(groups["required"]) == first
+    function = NODES["LatteSampler"].sample
+    assert len(function.__defaults__) == len(groups["optional"])
+    options = [options["default"] for _, options in groups["optional"].values()]
+    assert list(function.__defaults__) == options
+
+
 def test_validation_of_comfyui_is_never_switched_off() -> None:
     assert not [name for name, node in NODES.items() if hasattr(node, "VALIDATE_INPUTS")]
 
@@ -111,7 +123,8 @@ def test_no_text_input_is_used_as_a_path() -> None:
         for name, (kind, _) in group.items()
         if kind == "STRING"
     }
-    assert texts == {("LatteTextEncode", "prompt"), ("LatteTextEncode", "negative_prompt")}
+    prompts = {("LatteTextEncode", "prompt"), ("LatteTextEncode", "negative_prompt")}
+    assert texts == prompts | {("LatteSampler", "step_string")}
 
 
 def test_no_web_route_is_registered() -> None:

@@ -27,9 +27,9 @@ def call(node: str, **inputs: Any) -> tuple[Any, ...]:
     return getattr(cls(), cls.FUNCTION)(**inputs)
 
 
-def test_the_starter_is_offered_first_without_comfyui() -> None:
+def test_the_starters_are_offered_first_without_comfyui() -> None:
     kinds = PACK.NODE_CLASS_MAPPINGS["LatteModelLoader"].INPUT_TYPES()["required"]["model_name"]
-    assert kinds[0] == ["starter"]
+    assert kinds[0] == ["starter", "class-starter"]
 
 
 @pytest.mark.parametrize(("frames", "width", "height"), [(1, 64, 64), (7, 128, 64), (17, 16, 512)])

@@ -45,6 +45,12 @@ KINDS: dict[str, Kind] = {
         (("positive", "CONDITIONING"), ("negative", "CONDITIONING"), ("report", "STRING")),
         *LATTE,
     ),
+    "LatteClassLabel": Kind(
+        (), (("positive", "CONDITIONING"), ("negative", "CONDITIONING")), *LATTE
+    ),
+    "LatteUnconditional": Kind(
+        (), (("positive", "CONDITIONING"), ("negative", "CONDITIONING")), *LATTE
+    ),
     "LatteEmptyLatent": Kind((), (("latent", "LATENT"),), *LATTE),
     "LatteSampler": Kind(GUIDED, (("latent", "LATENT"),), *LATTE),
     "LatteVAEDecode": Kind((("samples", "LATENT"), ("vae", "VAE")), (("images", "IMAGE"),), *LATTE),

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from host import PACK, STARTER, Stage, expect, expect_error
 
+OURS = ("LatteConfig", "LatteClassConfig")
+
 
 def names_in_list() -> list[str]:
     """Return the class names in ComfyUI's list of models."""
@@ -38,10 +40,10 @@ def check_registering_twice_changes_nothing(stage: Stage) -> None:
 
     registration = stage.part("nodes.host.registration")
     before = comfy.model_detection.detect_unet_config
-    expect(names_in_list().count("LatteConfig") == 1)
+    expect([names_in_list().count(name) for name in OURS] == [1, 1])
     registration.register()
     import_again("latte_second_copy")
-    expect(names_in_list().count("LatteConfig") == 1)
+    expect([names_in_list().count(name) for name in OURS] == [1, 1])
     now = comfy.model_detection.detect_unet_config
     expect(now.__wrapped__ is before.__wrapped__, "wrappers are stacked")
     expect(not registration.is_our_wrapper(comfy.lora_convert.convert_lora.__wrapped__))
@@ -54,7 +56,7 @@ def check_unregistering_restores_comfyui(stage: Stage) -> None:
     registration = stage.part("nodes.host.registration")
     registration.unregister()
     try:
-        expect("LatteConfig" not in names_in_list())
+        expect(not set(OURS) & set(names_in_list()))
         expect(not registration.wrapped_by_us(comfy.model_detection.detect_unet_config))
         model = stage.call("LatteModelLoader", model_name="starter", weight_dtype="fp32")[0]
         found = stage.ksampler(model)
@@ -94,7 +96,7 @@ def check_comfyuis_own_latte_wins(stage: Stage) -> None:
     comfy.supported_models.models.append(theirs)
     try:
         expect(registration.register() is False)
-        expect("LatteConfig" not in names_in_list())
+        expect(not set(OURS) & set(names_in_list()))
     finally:
         comfy.supported_models.models.remove(theirs)
         registration.register()
@@ -106,7 +108,7 @@ def check_the_switch_turns_it_off(stage: Stage) -> None:
     os.environ["LATTE_NO_REGISTER"] = "1"
     try:
         registration.register_at_import()
-        expect("LatteConfig" not in names_in_list())
+        expect(not set(OURS) & set(names_in_list()))
     finally:
         del os.environ["LATTE_NO_REGISTER"]
         registration.register()
@@ -123,7 +125,7 @@ def check_a_failure_leaves_comfyui_as_it_was(stage: Stage) -> None:
     logging.disable(logging.CRITICAL)
     try:
         registration.register_at_import()
-        expect("LatteConfig" not in names_in_list())
+        expect(not set(OURS) & set(names_in_list()))
         expect(not registration.wrapped_by_us(comfy.model_detection.detect_unet_config))
     finally:
         logging.disable(logging.NOTSET)
@@ -221,6 +223,7 @@ SYMBOLS = (
     "comfy.model_detection.detect_unet_config",
     "comfy.latent_formats.SD15",
     "comfy.conds.CONDCrossAttn",
+    "comfy.conds.CONDRegular",
     "comfy.patcher_extension.WrapperExecutor",
     "comfy.patcher_extension.WrappersMP",
     "comfy.patcher_extension.get_all_wrappers",
@@ -249,6 +252,7 @@ SYMBOLS = (
     "comfy.utils.calculate_parameters",
     "comfy.utils.weight_dtype",
     "comfy.model_patcher.ModelPatcher",
+    "comfy.model_patcher.create_model_options_clone",
     "comfy.model_management.throw_exception_if_processing_interrupted",
     "comfy.model_management.get_torch_device",
     "comfy.model_management.intermediate_device",

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import border
+import class_border
+import class_native
+import class_sampling
 import native
 import registration
 import sampling
 import stock_nodes
 from host import run
 
-run({**vars(native), **vars(sampling), **vars(stock_nodes), **vars(registration), **vars(border)})
+MODULES = (
+    *(native, sampling, stock_nodes, registration, border),
+    *(class_native, class_sampling, class_border),
+)
+run({name: value for module in MODULES for name, value in vars(module).items()})
