@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.tiny_latte import tiny_latte
 from latte_test_support.tiny_pipeline import TRANSFORMER, write_tiny_latte
 
 import latte_core
 from latte_core import errors
+from latte_core.model.latte import Latte
 from latte_core.model.latte_t2v import LatteT2V
 
 REQUIRED = inspect.Parameter.empty
@@ -57,6 +59,7 @@ SAMPLE: dict[str, Any] = {
     "callback": None,
 }
 OPEN: dict[str, Any] = {"folder": REQUIRED, "dtype": None, "device": None}
+CLASS_FORWARD: dict[str, Any] = {"latents": REQUIRED, "timesteps": REQUIRED, "class_labels": None}
 FORWARD = ["latents", "timesteps", "context", "attention_mask", "enable_temporal_attention"]
 NAMES = {
     "CheckpointError",
@@ -130,6 +133,17 @@ def test_transformer_keeps_its_arguments() -> None:
     assert list(parameters)[1:6] == FORWARD
     assert parameters["attention_mask"].default is None
     assert parameters["enable_temporal_attention"].default is True
+
+
+def test_class_transformer_keeps_its_arguments() -> None:
+    check_frozen(Latte.forward, CLASS_FORWARD)
+
+
+def test_class_transformer_gives_noise_and_variance_for_any_count_and_shape() -> None:
+    model = tiny_latte()
+    with torch.no_grad():
+        out = model(torch.randn(2, 4, 5, 4, 6), torch.tensor([10, 500]), torch.tensor([0, 5]))
+    assert out.shape == (2, 8, 5, 4, 6)
 
 
 @pytest.mark.parametrize(("name", "parents"), PARENTS.items())

@@ -11,6 +11,7 @@ from .adapters import (
 from .convert import Conversion, convert
 from .detect import detect_t2v
 from .detect_latte import detect_latte
+from .dit_init import Initialization, initialize_from_dit
 from .families import Family
 from .identify import Identification, identify, require_family
 from .loader import load_transformer
@@ -28,6 +29,7 @@ __all__ = [
     "FileHeader",
     "FileKind",
     "Identification",
+    "Initialization",
     "LoraWeights",
     "Selection",
     "TensorFile",
@@ -39,6 +41,7 @@ __all__ = [
     "detect_t2v",
     "drop_derived",
     "identify",
+    "initialize_from_dit",
     "is_svd_layout",
     "load_transformer",
     "native_lora",

@@ -22,7 +22,6 @@ from .detect import (
     config_in_tensor,
     count_blocks,
     first_dimensions,
-    is_config_of,
     resolve,
 )
 from .names import (
@@ -119,11 +118,6 @@ def latte_config_of(
         return join_with_weights(found, stated)
 
     return resolve(join_all, own, given, place)
-
-
-def is_latte_config(values: Mapping[str, Any]) -> bool:
-    """Return whether a config.json can be that of a Latte, judged by its class name."""
-    return is_config_of(LATTE_CLASS_NAMES, values)
 
 
 def weights_in(shapes: Mapping[str, Shaped], prefix: str) -> Weights:

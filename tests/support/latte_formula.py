@@ -7,14 +7,12 @@ every step is the formula with its loops. Frames are (F, S, D), S places in row-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-
-Attend = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +162,10 @@ class Formula:
         return table[:, None]
 
     def time(self, timestep: float) -> Tensor:
-        """2.4: cosines first."""
-        frequencies = [math.exp(-math.log(10000) * k / 128) for k in range(128)]
-        features = [math.cos(timestep * f) for f in frequencies]
-        features += [math.sin(timestep * f) for f in frequencies]
+        """2.4: cosines first; frequencies and angles have the reference's float32 rounding."""
+        frequencies = (torch.arange(128, dtype=torch.float32) * -math.log(10000) / 128).exp()
+        angles = (frequencies * timestep).tolist()
+        features = [math.cos(angle) for angle in angles] + [math.sin(angle) for angle in angles]
         x = torch.tensor(features, dtype=torch.float64)
         return self.linear("t_embedder.mlp.2", silu(self.linear("t_embedder.mlp.0", x)))
 

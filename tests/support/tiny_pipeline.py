@@ -11,6 +11,8 @@ import torch
 
 from .tiny_text import WIDTH, write_json_folder, write_spiece_folder, write_text_folder
 
+PROMPT = "a red circle moving left"
+SMALL: dict[str, Any] = {"num_frames": 2, "height": 32, "width": 48, "num_steps": 3}
 SAMPLE_SIZE = 4  # latent cells: 32 pixels
 TRANSFORMER: dict[str, Any] = {
     "num_attention_heads": 2,

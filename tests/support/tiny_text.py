@@ -17,6 +17,8 @@ HEAD_WIDTH = 8
 INNER_WIDTH = 48
 LAYERS = 2
 VOCABULARY = 200
+PROMPTS = ["a red circle moving left", "", "yellow and black tropical fish dart through the sea."]
+WO = "encoder.block.0.layer.1.DenseReluDense.wo.weight"
 
 SENTENCES = (
     "a red circle moving left",

@@ -8,6 +8,7 @@ import pytest
 from latte_test_support import tiny_text
 
 from latte_core.text.t5 import TextEncoder
+from latte_core.text.tokenizer import PromptTokenizer
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +24,8 @@ def latte_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def encoder(latte_folder: Path) -> TextEncoder:
     return TextEncoder.from_folder(latte_folder / "text_encoder", read=tiny_text.read_safetensors)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(latte_folder: Path) -> PromptTokenizer:
+    return PromptTokenizer.from_folder(latte_folder / "tokenizer")

@@ -29,11 +29,6 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(latte_folder: Path) -> PromptTokenizer:
-    return PromptTokenizer.from_folder(latte_folder / "tokenizer")
-
-
 def test_tokens_end_with_the_end_token_and_are_padded_with_zero(
     tokenizer: PromptTokenizer,
 ) -> None:
