@@ -36,7 +36,7 @@ logger = logging.getLogger("latte")
 STARTER_ASSETS = Path(__file__).parents[1] / "assets" / "starter"
 STAGES = (
     Stage(num_steps=300, batch_size=16, peak_rate=1e-3, spread=0.5),
-    Stage(num_steps=3200, batch_size=16, peak_rate=1e-3, decay=0.4),
+    Stage(num_steps=4200, batch_size=16, peak_rate=1e-3, decay=0.5),
 )
 
 CARD: dict[str, object] = {
@@ -75,8 +75,8 @@ def train_class_starter(
         work: keeps the state of unfinished training.
         seed: of all random choices.
         steps_scale: multiplies the step count; below 1 for a quick trial of the machinery.
-        start_from: a class starter of the same variant that is trained further, with a fresh
-            optimizer.
+        start_from: a class starter of the same variant that is trained further in the last
+            stage, with a fresh optimizer.
         variant: 1 .. 4, which of the paper's transformers is trained; the starter is variant 1.
 
     Raises:
@@ -87,7 +87,8 @@ def train_class_starter(
     if start_from is not None:
         transformer = weights_of_variant(start_from, variant)
     stages = tuple(
-        replace(stage, num_steps=max(int(stage.num_steps * steps_scale), 1)) for stage in STAGES
+        replace(stage, num_steps=max(int(stage.num_steps * steps_scale), 1))
+        for stage in (STAGES if start_from is None else STAGES[-1:])
     )
     began = time.monotonic()
     logger.info("latte %s: training the class starter into %s", __version__, folder.name)

@@ -34,7 +34,7 @@ CARD: dict[str, object] = {
     "name": "Latte starter",
     "license": "Apache-2.0",
     "num_steps": 20,
-    "guidance_scale": 4.0,
+    "guidance_scale": 2.5,
     "sampler": "ddim",
     "num_frames": 16,
     "height": 64,
@@ -176,7 +176,7 @@ PLAN = Plan(
         Stage(num_steps=800, batch_size=96, num_frames=1, peak_rate=1e-3, spread=0.0),
         Stage(num_steps=400, batch_size=96, num_frames=1, peak_rate=1e-3, spread=0.5),
         Stage(num_steps=400, batch_size=16, peak_rate=1e-3, spread=0.5),
-        Stage(num_steps=4000, batch_size=16, peak_rate=1e-3, decay=0.4),
+        Stage(num_steps=4000, batch_size=16, peak_rate=1e-3, decay=0.4, image_every=4),
     ),
 )
 

@@ -32,6 +32,7 @@ logger = logging.getLogger("latte")
 
 EMA_DECAY = 0.999
 OUTER_RATE = 0.2
+IMAGES_PER_CLIP = 4
 WARM_UP = 100  # steps at the start of each stage
 SAVE_EVERY = 100
 REPORT_EVERY = 50
@@ -49,6 +50,8 @@ class Stage:
         lowest_timestep: timesteps below are not trained.
         spread: how much clips vary, see `make_clip_spec`.
         decay: share of the steps over which the rate falls to zero at the end.
+        image_every: every how many steps single frames without a place in time are shown in the
+            place of clips, so that the model also makes pictures; 0 is never.
     """
 
     num_steps: int
@@ -58,6 +61,11 @@ class Stage:
     lowest_timestep: int = 0
     spread: float = 1.0
     decay: float = 0.0
+    image_every: int = 0
+
+    def shows_images(self, step: int) -> bool:
+        """Return whether the stage's step number `step` shows single frames without a place."""
+        return self.image_every > 0 and step % self.image_every == self.image_every - 1
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of the stage's step number `step`."""
@@ -66,9 +74,12 @@ class Stage:
         falling = 1.0 if decay_steps < 1 else min(left / decay_steps, 1.0)
         return self.peak_rate * min((step + 1) / WARM_UP, falling)
 
-    def draw_frames(self, count: int, rng: random.Random) -> Tensor:
-        """Draw which frames of `count` clips are used: (count, num_frames), ascending."""
-        rows = [sorted(rng.sample(range(CLIP_FRAMES), self.num_frames)) for _ in range(count)]
+    def draw_frames(self, step: int, rng: random.Random) -> Tensor:
+        """Draw which frames of each clip of a batch are used: (B, F), ascending."""
+        count, frames = self.batch_size, self.num_frames
+        if self.shows_images(step):
+            count, frames = count * IMAGES_PER_CLIP, 1
+        rows = [sorted(rng.sample(range(CLIP_FRAMES), frames)) for _ in range(count)]
         return torch.tensor(rows)
 
 
@@ -79,14 +90,14 @@ class Batch:
     Args:
         noisy: (B, 4, F, h, w).
         timesteps: (B,).
-        positions: (B, F) place of each frame in its clip.
+        positions: (B, F) place of each frame in its clip; None for pictures, which have none.
         numbers: which clips these are.
         rng: for captions and what else is drawn.
     """
 
     noisy: Tensor
     timesteps: Tensor
-    positions: Tensor
+    positions: Tensor | None
     numbers: Sequence[int]
     rng: random.Random
 
@@ -156,14 +167,14 @@ class StarterTrainer:
             step -= stage.num_steps
         raise IndexError(f"step {self.step} lies behind the last stage")
 
-    def loss(self, stage: Stage, rng: random.Random) -> Tensor:
+    def loss(self, stage: Stage, step: int, rng: random.Random) -> Tensor:
         """Return the weighted noise prediction error of one batch."""
         pool = self.pool
         if pool is None or pool.spread != stage.spread:
             pool = self.pool = make_pool(self.vae, self.pool_size, self.seed, stage.spread)
         refresh_pool(pool, self.vae, self.seed)
-        chosen = [rng.randrange(len(pool.numbers)) for _ in range(stage.batch_size)]
-        positions = stage.draw_frames(len(chosen), rng)
+        positions = stage.draw_frames(step, rng)
+        chosen = [rng.randrange(len(pool.numbers)) for _ in positions]
         latents = torch.stack(
             [pool.latents[k][:, row] for k, row in zip(chosen, positions, strict=True)]
         )
@@ -174,7 +185,7 @@ class StarterTrainer:
         batch = Batch(
             noisy=alpha.sqrt() * latents + (1 - alpha).sqrt() * noise,
             timesteps=timesteps,
-            positions=positions,
+            positions=None if stage.shows_images(step) else positions,
             numbers=[pool.numbers[k] for k in chosen],
             rng=rng,
         )
@@ -188,7 +199,7 @@ class StarterTrainer:
         seed_global(rng.getrandbits(60))
         for group, share in zip(self.optimizer.param_groups, self.shares, strict=True):
             group["lr"] = stage.rate_at(step) * share
-        loss = self.loss(stage, rng)
+        loss = self.loss(stage, step, rng)
         take_step(loss, self.optimizer, self.network.parameters())
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():

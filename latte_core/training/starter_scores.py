@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
+from typing import Any
 
 from torch import Tensor
 
@@ -21,8 +22,18 @@ BATCH = 9
 NEGATIVE_CLIPS = 45
 
 
+class Rounded:
+    """What all scores can do."""
+
+    __slots__ = ()
+
+    def to_dict(self: Any) -> dict[str, float]:
+        """Return the values, rounded, for a card."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
+class Scores(Rounded):
     """Shares between 0 and 1 over all base prompts; `clips` is how many were measured.
 
     `red_without_negative` and `red_with_negative` are the shares of red objects for "a square
@@ -38,10 +49,6 @@ class Scores:
     direction_unguided: float
     red_without_negative: float
     red_with_negative: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the values, rounded, for a card."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 def base_grid(num_seeds: int) -> list[tuple[str, str, str, int]]:
@@ -129,7 +136,7 @@ def total_clips(num_seeds: int = 2) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassScores:
+class ClassScores(Rounded):
     """Shares between 0 and 1 over all classes; `clips` is how many were measured."""
 
     clips: int
@@ -138,10 +145,6 @@ class ClassScores:
     background_flicker: float
     color_unguided: float
     shape_unguided: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the values, rounded, for a card."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
 def score_class_starter(

@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STAGES = (
     Stage(num_steps=2, batch_size=3, num_frames=1, peak_rate=1e-3, spread=0.0),
-    Stage(num_steps=2, batch_size=2, peak_rate=1e-3, decay=0.5),
+    Stage(num_steps=2, batch_size=2, peak_rate=1e-3, decay=0.5, image_every=2),
 )
 
 
@@ -205,11 +205,18 @@ def test_scores_are_right_when_clips_show_what_was_asked() -> None:
 
 def test_a_stage_uses_as_many_frames_as_it_says_in_order() -> None:
     stage = Stage(num_steps=1, batch_size=1, num_frames=2, peak_rate=1.0)
-    rows = stage.draw_frames(500, random.Random(0))
+    rows = torch.cat([stage.draw_frames(step, random.Random(step)) for step in range(500)])
     assert rows.unique().tolist() == list(range(16))
     assert bool((rows[:, 0] < rows[:, 1]).all())
     whole = Stage(num_steps=1, batch_size=1, peak_rate=1.0)
-    assert whole.draw_frames(2, random.Random(0)).tolist() == [list(range(16))] * 2
+    assert whole.draw_frames(0, random.Random(0)).tolist() == [list(range(16))]
+
+
+def test_a_stage_shows_pictures_among_its_clips() -> None:
+    stage = Stage(num_steps=8, batch_size=2, peak_rate=1.0, image_every=4)
+    assert [stage.shows_images(step) for step in range(8)] == [False, False, False, True] * 2
+    shapes = [tuple(stage.draw_frames(step, random.Random(0)).shape) for step in (2, 3)]
+    assert shapes == [(2, 16), (8, 1)]
 
 
 def test_each_stage_sees_clips_of_its_own_spread(tmp_path: Path) -> None:
