@@ -71,8 +71,8 @@ def further_choices() -> dict[str, Any]:
     }
     temporal = {
         "default": True,
-        "tooltip": "Off: frames do not see each other, each is a picture of its own. The authors "
-        "make single pictures (1 frame) without it.",
+        "tooltip": "Off: frames do not see each other, each is a picture of its own. Latte-0 "
+        "makes single pictures (1 frame) without it.",
     }
     method = {
         "default": "ddim",

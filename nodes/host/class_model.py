@@ -22,8 +22,8 @@ from ...latte_core.latte_config import LatteConfig
 from ...latte_core.model.latte import Latte
 from .conditions import CLASS, check_kind, find_label, kind_read
 from .detection import CLASS_MODEL, config_from_settings
-from .hooks import TEMPORAL_ATTENTION, VARIANCE_COLLECTOR, make_hooks, run_with_wrappers
-from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos, unfold
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers
+from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
 from .model import STOCK_SAMPLER, LatteBase
 
 
@@ -80,11 +80,7 @@ class LatteClassTransformer(Latte):
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
             hooks=make_hooks(transformer_options, grid, self.config.num_units),
         )[:, :, :frames, :height, :width]
-        noise, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
-        collector = transformer_options.get(VARIANCE_COLLECTOR)
-        if collector is not None:
-            collector.put(transformer_options.get("cond_or_uncond"), unfold(variance, x.ndim))
-        return unfold(noise, x.ndim)
+        return noise_of(output, x, transformer_options)
 
     def labels_for(self, labels: Tensor | None, conds: int, videos: int) -> Tensor | None:
         """Return a label for each video, or None for a model without classes."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...latte_core.errors import InvalidInputError
 from ...latte_core.model.attention import BlockHooks
+from .layout import unfold
 
 VARIANCE_COLLECTOR = "latte_variance"
 TEMPORAL_ATTENTION = "latte_temporal_attention"
@@ -135,3 +136,18 @@ class VarianceCollector:
                 "or use a sampler without learned variance (method ddim)."
             )
         return values
+
+
+def noise_of(output: Tensor, x: Tensor, transformer_options: dict[str, Any]) -> Tensor:
+    """Return the predicted noise in the layout of `x`; the run's collector keeps the variance.
+
+    Args:
+        output: (videos, 8, F, h, w), or 4 channels where no variance is learned.
+        x: what the transformer was called with.
+        transformer_options: of the call.
+    """
+    noise, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
+    collector = transformer_options.get(VARIANCE_COLLECTOR)
+    if collector is not None:
+        collector.put(transformer_options.get("cond_or_uncond"), unfold(variance, x.ndim))
+    return unfold(noise, x.ndim)

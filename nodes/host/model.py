@@ -28,8 +28,8 @@ from .detection import (
     config_from_settings,
     config_to_tensor,
 )
-from .hooks import TEMPORAL_ATTENTION, VARIANCE_COLLECTOR, make_hooks, run_with_wrappers
-from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos, unfold
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers
+from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
 
 STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
 
@@ -89,11 +89,7 @@ class LatteTransformer(LatteT2V):
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
             hooks=make_hooks(transformer_options, grid, self.config.num_layers),
         )[..., :height, :width]
-        noise, variance = output[:, : x.shape[1]], output[:, x.shape[1] :]
-        collector = transformer_options.get(VARIANCE_COLLECTOR)
-        if collector is not None:
-            collector.put(transformer_options.get("cond_or_uncond"), unfold(variance, x.ndim))
-        return unfold(noise, x.ndim)
+        return noise_of(output, x, transformer_options)
 
 
 class TextCond(comfy.conds.CONDCrossAttn):

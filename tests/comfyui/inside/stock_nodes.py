@@ -180,16 +180,18 @@ def check_diffusers_folder_opens_in_our_loaders(stage: Stage) -> None:
 
 
 def check_dtypes(stage: Stage) -> None:
-    base = stage.ksampler()
-    limits = {"bf16": 0.2, "fp16": 0.05, "fp8_e4m3fn": 0.6, "fp8_e5m2": 1.0}
+    # The first step leaves noise 157 times as large as the clip, and so magnifies all rounding:
+    # only a run of the usual length says what a number format costs.
+    base = stage.ksampler(steps=20)
+    limits = {"bf16": 0.05, "fp16": 0.02, "fp8_e4m3fn": 0.4, "fp8_e5m2": 0.4}
     for dtype, limit in limits.items():
         model = stage.call("LatteModelLoader", model_name="starter", weight_dtype=dtype)[0]
         inner = model.model.diffusion_model
         stored = inner.transformer_blocks[0].attn1.to_q.weight.dtype
         expect(dtype[:3] in str(stored).replace("float", "fp").replace("bfp", "bf"), stored)
         expect(inner.scale_shift_table.dtype == torch.float32)
-        out = stage.ksampler(model)
-        expect(bool(out.isfinite().all()) and relative(out, base) < limit, dtype)
+        error = relative(stage.ksampler(model, steps=20), base)
+        expect(error < limit, dtype, error)
 
 
 def check_fp8_in_load_diffusion_model(stage: Stage) -> None:
@@ -381,8 +383,9 @@ def check_compiled_by_inductor(stage: Stage) -> str:
         return "skipped: no C++ compiler"
     model = stage.call("TorchCompileModel", model=stage.model, backend="inductor")[0]
     latent = stage.latent(frames=2, height=16, width=16)
-    found = stage.ksampler(model, steps=1, latent_image=latent)
-    error = relative(found, stage.ksampler(steps=1, latent_image=latent))
+    error = relative(
+        stage.ksampler(model, latent_image=latent), stage.ksampler(latent_image=latent)
+    )
     expect(error < 1e-4, error)
     return f"inductor, {error:.1e}"
 
