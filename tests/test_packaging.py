@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
 import json
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from latte_test_support import pack
 from latte_test_support.pack import ROOT, load_pack
 
 import latte_core
@@ -111,19 +111,10 @@ def lines_of(name: str) -> list[str]:
 
 
 def shipped_files() -> list[Path]:
-    """Return the tracked files that .comfyignore leaves in the archive."""
+    """Return the files of the archive, where git can say which they are."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: nothing says which files are shipped")
-    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
-    ignored = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
-    patterns = [one.rstrip("/") for one in ignored if one and not one.startswith("#")]
-    kept = [
-        name
-        for name in filter(None, listed)
-        if not any(fnmatch.fnmatch(name, one) or name.startswith(f"{one}/") for one in patterns)
-    ]
-    return [ROOT / name for name in kept if (ROOT / name).is_file()]
+    return pack.shipped_files()
 
 
 def probe(folder: Path, blocked: str = "") -> dict[str, Any]:

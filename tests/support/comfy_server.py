@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .pack import unpack_archive
+
 ROOT = Path(__file__).resolve().parents[2]
 NONE_FOUND = "no ComfyUI: set COMFYUI_PATH to checkouts and COMFYUI_PYTHON to their Python"
 VHS = "ComfyUI-VideoHelperSuite"
@@ -99,11 +101,14 @@ class ComfyServer:
         self.process.wait(timeout=30)
 
 
-def prepare_base(base: Path, checkout: Path) -> None:
+def prepare_base(base: Path, checkout: Path, unpacked_as: str | None) -> None:
     """Make a base folder that holds this pack, and VideoHelperSuite where the checkout has it."""
     packs = base / "custom_nodes"
     packs.mkdir(parents=True)
-    (packs / "latte-video").symlink_to(ROOT, target_is_directory=True)
+    if unpacked_as is None:
+        (packs / "latte-video").symlink_to(ROOT, target_is_directory=True)
+    else:
+        unpack_archive(packs / unpacked_as)
     if has_vhs(checkout):
         shutil.copytree(
             checkout / "custom_nodes" / VHS, packs / VHS, ignore=shutil.ignore_patterns(".git")
@@ -115,13 +120,20 @@ def has_vhs(checkout: Path) -> bool:
     return (checkout / "custom_nodes" / VHS / "__init__.py").exists()
 
 
-def start(checkout: Path, base: Path, *options: str) -> ComfyServer:
+def start(checkout: Path, base: Path, *options: str, unpacked_as: str | None = None) -> ComfyServer:
     """Start ComfyUI from `checkout` on `base`, and wait until it answers.
+
+    Args:
+        checkout: a ComfyUI.
+        base: an empty folder that it works in.
+        options: further ones of its command line.
+        unpacked_as: name of the folder that the archive is unpacked into; by default the working
+            tree itself is linked.
 
     Raises:
         AssertionError: if it ends or does not answer; the message holds the end of its log.
     """
-    prepare_base(base, checkout)
+    prepare_base(base, checkout, unpacked_as)
     port = free_port()
     log = base / "server.log"
     python = interpreter(checkout)

@@ -1,8 +1,11 @@
-"""Load the whole pack as ComfyUI does: by file, under a name that is not a Python identifier."""
+"""Load the whole pack as ComfyUI does, by file; and tell which files an installation has."""
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,3 +27,25 @@ def load_pack(name: str = NAME, root: Path = ROOT) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def shipped_files() -> list[Path]:
+    """Return the tracked files that .comfyignore leaves in the archive."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    listed = subprocess.run(command, capture_output=True, check=True).stdout.decode().split("\0")
+    ignored = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+    patterns = [one.rstrip("/") for one in ignored if one and not one.startswith("#")]
+    kept = [
+        name
+        for name in filter(None, listed)
+        if not any(fnmatch.fnmatch(name, one) or name.startswith(f"{one}/") for one in patterns)
+    ]
+    return [ROOT / name for name in kept if (ROOT / name).is_file()]
+
+
+def unpack_archive(folder: Path) -> None:
+    """Put the files of the archive into a folder, as an installation has them."""
+    for path in shipped_files():
+        target = folder / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
