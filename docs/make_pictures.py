@@ -1,4 +1,4 @@
-"""Make the pictures of docs/images with the starter, and the scores in both READMEs from its card.
+"""Make the pictures of docs/images with the starters, and the scores in both READMEs.
 
 Run it from the folder of the pack: python -m docs.make_pictures
 """
@@ -15,13 +15,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from latte_core import Pipeline
+from latte_core.class_pipeline import ClassPipeline
 from latte_core.video import enlarge
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-CARD = ROOT / "latte_core" / "assets" / "starter" / "card.json"
+ASSETS = ROOT / "latte_core" / "assets"
 READMES = (ROOT / "README.md", ROOT / "README.zh.md")
-SCORE = re.compile(r"(<!-- score:(\w+) -->).*?(<!-- end -->)")
+SCORE = re.compile(r"(<!-- (score|class-score):(\w+) -->).*?(<!-- end -->)")
 
 CLIPS = {
     "blue_square_up": "a blue square moving up",
@@ -29,19 +30,13 @@ CLIPS = {
     "yellow_triangle_right": "a yellow triangle moving right",
     "purple_circle_down": "a purple circle moving down",
 }
-# Picked because the object happens to move as told: the starter does not read directions yet.
-SEEDS = {
-    "a blue square moving up": 1,
-    "a red circle moving left": 7,
-    "a yellow triangle moving right": 9,
-    "a purple circle moving down": 2,
-    "a white square standing still": 3,
-    "a green triangle moving left": 9,
-}
+SHEET = (*CLIPS.values(), "a white square standing still", "a green triangle moving left")
+SEED = 1
 SHEET_FRAMES = range(0, 16, 2)
 ENLARGED = 4
 CELL = 64
 LABEL = 20
+CLASS_COLUMNS = 6
 
 
 def make_clip(pipeline: Pipeline, prompt: str) -> Tensor:
@@ -53,7 +48,7 @@ def make_clip(pipeline: Pipeline, prompt: str) -> Tensor:
         num_steps=best.num_steps,
         guidance_scale=best.guidance_scale,
         sampler=best.sampler,
-        seed=SEEDS[prompt],
+        seed=SEED,
     )
     assert result.frames is not None
     return result.frames
@@ -67,9 +62,9 @@ def pictures(frames: Tensor) -> list[Image.Image]:
     ]
 
 
-def save_clip(path: Path, frames: Tensor, fps: float) -> None:
+def save_clip(path: Path, frames: Tensor, fps: float, enlarged: int) -> None:
     """Write an endless animation."""
-    first, *rest = pictures(enlarge(frames, ENLARGED))
+    first, *rest = pictures(enlarge(frames, enlarged))
     duration = round(1000 / fps)
     first.save(path, save_all=True, append_images=rest, duration=duration, loop=0, quality=80)
 
@@ -80,31 +75,54 @@ def contact_sheet(clips: dict[str, Tensor]) -> Image.Image:
     sheet = Image.new("RGB", (CELL * len(SHEET_FRAMES), height * len(clips)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, (prompt, frames) in enumerate(clips.items()):
-        draw.text((2, row * height + 4), f"{prompt} (seed {SEEDS[prompt]})", fill="black")
+        draw.text((2, row * height + 4), prompt, fill="black")
         for column, picture in enumerate(pictures(frames[list(SHEET_FRAMES)])):
             sheet.paste(picture, (column * CELL, row * height + LABEL))
     return sheet
 
 
-def with_scores(text: str, card: dict[str, Any]) -> str:
-    """Return a README with the numbers between its score marks taken from the card."""
-    shares = {name: f"{value:.1%}" for name, value in card["scores"].items() if value <= 1}
-    plain = {"clips": f"{card['scores']['clips']:.0f}", "num_steps": f"{card['num_steps']}"}
-    values = {**shares, **plain, "guidance_scale": f"{card['guidance_scale']:g}"}
-    return SCORE.sub(lambda found: f"{found[1]}{values[found[2]]}{found[3]}", text)
+def class_grid(pipeline: ClassPipeline) -> Tensor:
+    """Return one clip of every class, colours across and shapes down: (F, H, W, 3)."""
+    names = list(pipeline.class_names)
+    made = pipeline(names, seed=[SEED] * len(names)).frames
+    assert made is not None
+    cells = made.unflatten(0, (CLASS_COLUMNS, -1))  # colours, shapes, F H W 3
+    return torch.cat([torch.cat(list(row), dim=2) for row in cells.transpose(0, 1)], dim=1)
+
+
+def score_texts(card: dict[str, Any]) -> dict[str, str]:
+    """Return the numbers of a card as a README shows them."""
+    shares = {
+        name: f"{value:.1%}" for name, value in card["scores"].items() if isinstance(value, float)
+    }
+    steps = card.get("num_steps", card.get("steps"))
+    plain = {"clips": f"{card['scores']['clips']:.0f}", "num_steps": f"{steps}"}
+    return {**shares, **plain, "guidance_scale": f"{card['guidance_scale']:g}"}
+
+
+def with_scores(text: str, card: dict[str, Any], class_card: dict[str, Any]) -> str:
+    """Return a README with the numbers between its score marks taken from the cards."""
+    values = {"score": score_texts(card), "class-score": score_texts(class_card)}
+    return SCORE.sub(lambda found: f"{found[1]}{values[found[2]][found[3]]}{found[4]}", text)
 
 
 def main() -> None:
     """Write pictures and scores."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     pipeline = Pipeline.from_pretrained("starter")
-    clips = {prompt: make_clip(pipeline, prompt) for prompt in SEEDS}
+    fps = pipeline.defaults.fps
+    clips = {prompt: make_clip(pipeline, prompt) for prompt in SHEET}
     for name, prompt in CLIPS.items():
-        save_clip(IMAGES / f"{name}.webp", clips[prompt], pipeline.defaults.fps)
+        save_clip(IMAGES / f"{name}.webp", clips[prompt], fps, ENLARGED)
     contact_sheet(clips).save(IMAGES / "contact_sheet.png", optimize=True)
-    card = json.loads(CARD.read_text(encoding="utf-8"))
+    grid = class_grid(ClassPipeline.from_pretrained("class-starter"))
+    save_clip(IMAGES / "class_grid.webp", grid, fps, 2)
+    cards = [
+        json.loads((ASSETS / name / "card.json").read_text(encoding="utf-8"))
+        for name in ("starter", "class_starter")
+    ]
     for path in READMES:
-        path.write_text(with_scores(path.read_text(encoding="utf-8"), card), encoding="utf-8")
+        path.write_text(with_scores(path.read_text(encoding="utf-8"), *cards), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def test_every_command_line_of_a_readme_is_understood(name: str) -> None:
 @pytest.mark.parametrize("name", READMES)
 def test_python_example_compiles_and_samplers_are_all_named(name: str) -> None:
     text = text_of(name)
-    example = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
-    assert len(example) == 1 and ast.parse(example[0]).body
+    examples = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    assert len(examples) == 2 and all(ast.parse(example).body for example in examples)
     assert [one for one in SAMPLER_NAMES if f"`{one}`" not in text] == []
 
 
@@ -107,11 +107,15 @@ def test_pictures_in_the_readme_come_from_the_script() -> None:
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_starter_scores_are_those_of_its_card(name: str) -> None:
+def test_starter_scores_are_those_of_their_cards(name: str) -> None:
     text = text_of(name)
-    card = json.loads(text_of("latte_core/assets/starter/card.json"))
-    filled = make_pictures().with_scores(text, card)
+    cards = [
+        json.loads(text_of(f"latte_core/assets/{name}/card.json"))
+        for name in ("starter", "class_starter")
+    ]
+    filled = make_pictures().with_scores(text, *cards)
     assert len(re.findall("<!-- score:", text)) == 10
+    assert len(re.findall("<!-- class-score:", text)) == 3
     assert text == filled, "run: python -m docs.make_pictures"
 
 

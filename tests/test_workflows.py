@@ -86,12 +86,16 @@ def lies_inside(
     return left_top and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
-def test_there_are_the_four_examples_of_this_release() -> None:
+def test_there_are_the_examples_of_this_release() -> None:
     assert set(FILES) == {
+        "class_conditional",
+        "text_to_image",
         "text_to_video",
         "text_to_video_stock_nodes",
         "text_to_video_latte1",
         "text_to_video_upscale_combine",
+        "unconditional",
+        "variant_comparison",
     }
 
 

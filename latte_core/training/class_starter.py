@@ -36,7 +36,7 @@ logger = logging.getLogger("latte")
 STARTER_ASSETS = Path(__file__).parents[1] / "assets" / "starter"
 STAGES = (
     Stage(num_steps=300, batch_size=16, peak_rate=1e-3, spread=0.5),
-    Stage(num_steps=4200, batch_size=16, peak_rate=1e-3, decay=0.5),
+    Stage(num_steps=6000, batch_size=16, peak_rate=1e-3, decay=0.5),
 )
 
 CARD: dict[str, object] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from latte_test_support import api_format, comfy_server
+from PIL import Image
 
 from latte_core.video.reader import read_video
 
@@ -22,6 +23,9 @@ RUNNABLE = {
     "text_to_video": (256, "video/Latte"),
     "text_to_video_stock_nodes": (64, "video/Latte_stock"),
     "text_to_video_upscale_combine": (256, "Latte_x4"),
+    "class_conditional": (256, "video/Latte_class"),
+    "unconditional": (256, "video/Latte_unconditional"),
+    "variant_comparison": (256, "video/Latte_variant_1"),
 }
 
 pytestmark = [
@@ -42,14 +46,16 @@ def object_info(comfy: comfy_server.ComfyServer) -> dict[str, Any]:
     return comfy.get("/object_info")
 
 
-def written_file(comfy: comfy_server.ComfyServer, history: dict[str, Any]) -> Path:
-    """Return the one video that a run reports."""
+def written_file(
+    comfy: comfy_server.ComfyServer, history: dict[str, Any], suffix: str = ".mp4"
+) -> Path:
+    """Return the one video or picture that a run reports."""
     files = [
         entry
         for output in history["outputs"].values()
         for entries in output.values()
         for entry in entries
-        if isinstance(entry, dict) and str(entry.get("filename", "")).endswith(".mp4")
+        if isinstance(entry, dict) and str(entry.get("filename", "")).endswith(suffix)
     ]
     assert len(files) == 1, history["outputs"]
     return comfy.base / "output" / files[0]["subfolder"] / files[0]["filename"]
@@ -73,6 +79,25 @@ def test_example_ends_in_a_video_of_the_right_size_count_and_rate(
     assert video.frames.shape == (card["num_frames"], size, size, 3)
     assert video.fps == card["fps"]
     assert path.relative_to(comfy.base / "output").as_posix().startswith(prefix)
+
+
+def test_text_to_image_ends_in_one_picture(
+    comfy: comfy_server.ComfyServer, object_info: dict[str, Any]
+) -> None:
+    history = comfy.run(api_format.to_api(load("text_to_image"), object_info))
+    with Image.open(written_file(comfy, history, ".png")) as picture:
+        assert picture.size == (256, 256)
+        assert len(picture.convert("RGB").resize((32, 32)).getcolors() or []) > 1
+
+
+def test_class_example_runs_with_our_ddpm(
+    comfy: comfy_server.ComfyServer, object_info: dict[str, Any]
+) -> None:
+    prompt = api_format.to_api(load("class_conditional"), object_info)
+    (sampler,) = (node for node in prompt.values() if node["class_type"] == "LatteSampler")
+    sampler["inputs"].update(method="ddpm", step_string="25")
+    video = read_video(written_file(comfy, comfy.run(prompt)))
+    assert video.frames.shape == (16, 256, 256, 3)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))

@@ -48,6 +48,11 @@ RAISED = """() => [...document.querySelectorAll('[role=dialog], .p-toast-message
 OPEN = """async ([workflow, name]) => {
     await app.loadGraphData(JSON.parse(workflow), true, true, name);
 }"""
+SHOWS_VIDEO = """width => [...document.querySelectorAll('video')]
+    .some(video => video.videoWidth === width)"""
+SHOWS_PICTURE = """width => [
+    ...document.querySelectorAll('img'), ...app.graph.nodes.flatMap(node => node.imgs ?? [])
+].some(picture => picture.naturalWidth === width)"""
 SAVE = "() => JSON.stringify(app.graph.serialize())"
 SHOW = """items => {
     const area = [Infinity, Infinity, -Infinity, -Infinity];
@@ -243,14 +248,14 @@ def test_the_page_queues_what_the_execution_tests_queue(
 
 
 @pytest.mark.skipif(not STARTER.is_dir(), reason="latte_core/assets/starter is not there")
-def test_pressing_run_shows_the_video(example: Opened, pictures: Path) -> None:
+def test_pressing_run_shows_the_video_or_picture(example: Opened, pictures: Path) -> None:
     if example.name == NEEDS_DOWNLOAD:
         pytest.skip("needs the weights of Latte-1")
     width = 64 if "stock" in example.name else 256
     show(example.page)  # the page loads only the videos it can show
     example.page.evaluate("async () => { await app.queuePrompt(0) }")
     example.page.wait_for_function(
-        "width => [...document.querySelectorAll('video')].some(v => v.videoWidth === width)",
+        SHOWS_PICTURE if "image" in example.name else SHOWS_VIDEO,
         arg=width,
         timeout=comfy_server.RUN_SECONDS * 1000,
     )

@@ -9,19 +9,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+from . import class_examples
+from .example_parts import GREEN, RED, latte_sampler, note, save_nodes
 from .graphs import MUTED, Graph, Node
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "example_workflows"
 CARD = ROOT / "latte_core" / "assets" / "starter" / "card.json"
-GREEN, RED, DARK = ("#232", "#353"), ("#322", "#533"), ("#222", "#000")
+CLASS_CARD = ROOT / "latte_core" / "assets" / "class_starter" / "card.json"
 LATTE_1 = "https://huggingface.co/maxin-cn/Latte-1"
 FLUX_T5 = "https://huggingface.co/comfyanonymous/flux_text_encoders"
 UPSCALER = "RealESRGAN_x4plus.safetensors"
 UPSCALER_URL = f"https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/{UPSCALER}"
 
 STARTER_NOTE = """\
-## Latte: text to video, at once
+## Latte: {title}, at once
 
 Press **Run**. The *starter* model comes with this pack, so nothing has to be downloaded, \
 and a clip takes seconds.
@@ -39,6 +41,11 @@ FULL_MODEL = """\
 For real scenes use the full model, Latte-1: open the example **text_to_video_latte1**."""
 TEXT_TO_VIDEO_MORE = f"""\
 The clip is 64 x 64 pixels, 16 frames; **Upscale Image By** makes it four times as large.
+
+{FULL_MODEL}"""
+TEXT_TO_IMAGE_MORE = f"""\
+A picture is a video of **1 frame**. The same works with Latte-1; for pictures of Latte-0 switch \
+**temporal_attention** off in *Latte Sampler*, as its authors do.
 
 {FULL_MODEL}"""
 STOCK_MORE = f"""\
@@ -82,31 +89,31 @@ Less memory: weight_dtype fp8_e4m3fn in *Load Diffusion Model*, device cpu in *L
 Licence of the weights: Apache-2.0 ([model page]({LATTE_1}))."""
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a card."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def read_card() -> dict[str, Any]:
     """Return the starter's own defaults: steps, guidance, size, frames, fps."""
-    return json.loads(CARD.read_text(encoding="utf-8"))
+    return read_json(CARD)
 
 
-def note(text: str, size: tuple[int, int], title: str = "Read me") -> Node:
-    """Return a note in the dark colours of ComfyUI's own templates."""
-    return Node("MarkdownNote", size, [text], title=title, color=DARK)
-
-
-def starter_loaders() -> list[Node]:
-    """Return our three loaders on the starter, the VAE being the temporal one."""
+def starter_loaders(vae: str = "temporal") -> list[Node]:
+    """Return our three loaders on the starter."""
     return [
         Node("LatteModelLoader", (300, 90), ["starter", "default"]),
         Node("LatteTextEncoderLoader", (300, 90), ["starter", "default"]),
-        Node("LatteVAELoader", (300, 90), ["starter", "temporal"]),
+        Node("LatteVAELoader", (300, 90), ["starter", vae]),
     ]
 
 
-def latte_middle(prompt: str, size: list[int], sampler: list[Any]) -> tuple[Node, Node, Node, Node]:
+def latte_middle(prompt: str, size: list[int], sampler: Node) -> tuple[Node, Node, Node, Node]:
     """Return our text encode, empty latent, sampler and decode nodes."""
     return (
         Node("LatteTextEncode", (400, 340), [prompt, "", True, True], color=GREEN),
         Node("LatteEmptyLatent", (300, 110), size),
-        Node("LatteSampler", (300, 250), sampler),
+        sampler,
         Node("LatteVAEDecode", (300, 90), [0]),
     )
 
@@ -125,21 +132,15 @@ def join_latte(graph: Graph, loaders: list[Node], middle: tuple[Node, Node, Node
     graph.link(vae, "vae" if own else "VAE", decode, "vae")
 
 
-def save_nodes(prefix: str, fps: int) -> tuple[Node, Node]:
-    """Return Create Video and Save Video."""
-    return (
-        Node("CreateVideo", (300, 110), [fps]),
-        Node("SaveVideo", (400, 500), [prefix, "auto", "auto"]),
-    )
-
-
 def text_to_video(card: dict[str, Any]) -> Graph:
     """The first graph: our nodes on the starter, enlarged and saved."""
     graph = Graph("text_to_video")
-    graph.add_note(note(STARTER_NOTE.format(more=TEXT_TO_VIDEO_MORE), (400, 310)))
+    graph.add_note(
+        note(STARTER_NOTE.format(title="text to video", more=TEXT_TO_VIDEO_MORE), (400, 310))
+    )
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
-    sampler = [1, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
+    sampler = latte_sampler(1, card["num_steps"], card["guidance_scale"])
     middle = latte_middle("a blue square moving up", size, sampler)
     scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
     create, save = save_nodes("video/Latte", card["fps"])
@@ -157,7 +158,7 @@ def text_to_video(card: dict[str, Any]) -> Graph:
 def text_to_video_stock_nodes(card: dict[str, Any]) -> Graph:
     """Our loaders, and ComfyUI's own nodes for everything else."""
     graph = Graph("text_to_video_stock_nodes")
-    graph.add_note(note(STARTER_NOTE.format(more=STOCK_MORE), (400, 370)))
+    graph.add_note(note(STARTER_NOTE.format(title="text to video", more=STOCK_MORE), (400, 370)))
     loaders = starter_loaders()
     positive = Node(
         "CLIPTextEncode",
@@ -232,7 +233,7 @@ def text_to_video_latte1() -> Graph:
     middle = latte_middle(
         "a red fox walks through fresh snow in a pine forest at sunrise, slow motion",
         [512, 512, 16],
-        [42, "randomize", 50, 7.5, 1.0, 0.0],
+        latte_sampler(42, 50, 7.5),
     )
     create, save = save_nodes("video/Latte-1", 8)
     graph.add_group("1. Load Latte-1", [loaders])
@@ -265,10 +266,10 @@ def combine(prefix: str, fps: int, height: int, mode: int = 0) -> Node:
 def text_to_video_upscale_combine(card: dict[str, Any]) -> Graph:
     """Two ways to enlarge, written by VideoHelperSuite."""
     graph = Graph("text_to_video_upscale_combine")
-    graph.add_note(note(STARTER_NOTE.format(more=COMBINE_MORE), (400, 350)))
+    graph.add_note(note(STARTER_NOTE.format(title="text to video", more=COMBINE_MORE), (400, 350)))
     loaders = starter_loaders()
     size = [card["width"], card["height"], card["num_frames"]]
-    sampler = [10, "randomize", card["num_steps"], card["guidance_scale"], 1.0, 0.0]
+    sampler = latte_sampler(10, card["num_steps"], card["guidance_scale"])
     middle = latte_middle("a yellow triangle moving left", size, sampler)
     scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
     write = combine("Latte_x4", card["fps"], 640)
@@ -291,6 +292,29 @@ def text_to_video_upscale_combine(card: dict[str, Any]) -> Graph:
     return graph
 
 
+def text_to_image(card: dict[str, Any]) -> Graph:
+    """One frame of the starter, saved as a picture."""
+    graph = Graph("text_to_image")
+    graph.add_note(
+        note(STARTER_NOTE.format(title="text to image", more=TEXT_TO_IMAGE_MORE), (400, 400))
+    )
+    loaders = starter_loaders("image")
+    steps, cfg = card["num_steps"], card["guidance_scale"]
+    sampler = latte_sampler(3, steps, cfg)
+    size = [card["width"], card["height"], 1]
+    middle = latte_middle("a green triangle standing still", size, sampler)
+    scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
+    save = Node("SaveImage", (400, 450), ["Latte_image"])
+    graph.add_group("1. Load the starter", [loaders])
+    graph.add_group("2. Prompt", [[middle[0]]])
+    graph.add_group("3. Sample one frame", [[middle[1], middle[2]]])
+    graph.add_group("4. Decode and save", [[middle[3], scale], [save]])
+    join_latte(graph, loaders, middle)
+    graph.link(middle[3], "images", scale, "image")
+    graph.link(scale, "IMAGE", save, "images")
+    return graph
+
+
 def build_all(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return file name -> workflow."""
     graphs = {
@@ -298,6 +322,8 @@ def build_all(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "text_to_video_stock_nodes": text_to_video_stock_nodes(card),
         "text_to_video_latte1": text_to_video_latte1(),
         "text_to_video_upscale_combine": text_to_video_upscale_combine(card),
+        "text_to_image": text_to_image(card),
+        **class_examples.build(read_json(CLASS_CARD)),
     }
     return {f"{name}.json": graph.to_json() for name, graph in graphs.items()}
 

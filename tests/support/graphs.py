@@ -28,7 +28,7 @@ class Kind:
     version: str = CORE_VERSION
 
 
-LATTE = ("latte-video", "0.1.0")
+LATTE = ("latte-video", "0.2.0")
 VHS = ("comfyui-videohelpersuite", "1.7.9")
 GUIDED: Slots = (
     ("model", "MODEL"),
@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
     ),
     "CreateVideo": Kind((("images", "IMAGE"), ("audio", "AUDIO")), (("VIDEO", "VIDEO"),)),
     "SaveVideo": Kind((("video", "VIDEO"),), ()),
+    "SaveImage": Kind((("images", "IMAGE"),), ()),
     "VHS_VideoCombine": Kind(
         (
             ("images", "IMAGE"),

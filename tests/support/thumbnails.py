@@ -22,22 +22,32 @@ from PIL import Image
 from torch import Tensor
 
 from latte_core import Pipeline
+from latte_core.class_pipeline import ClassPipeline
 
 from .examples import FOLDER
 
 CLIPS = ("text_to_video", "text_to_video_stock_nodes", "text_to_video_upscale_combine")
+CLASS_CLIPS = ("class_conditional", "unconditional", "variant_comparison")
+PICTURE = "text_to_image"
+ANY_CLASS = 18  # of the class starter
 GRAPH = "text_to_video_latte1"
 SIDE = 512
 BORDER = 4
 WIDE = (640, 360)
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """Return prompt, seed, steps, guidance and size from an example's widgets."""
+def first_values(name: str) -> dict[str, list[Any]]:
+    """Return the widget values of the first node of each kind in an example."""
     workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     values: dict[str, list[Any]] = {}
     for node in workflow["nodes"]:
         values.setdefault(node["type"], node["widgets_values"])
+    return values
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Return prompt, seed, steps, guidance and size from an example's widgets."""
+    values = first_values(name)
     encode = values.get("LatteTextEncode") or values["CLIPTextEncode"]
     sampler = values.get("LatteSampler") or values["KSampler"]
     width, height, frames = values.get("LatteEmptyLatent") or values["EmptyLatentImage"]
@@ -45,6 +55,24 @@ def settings_of(name: str) -> dict[str, Any]:
         "prompt": encode[0],
         "seed": sampler[0],
         "num_steps": sampler[2],
+        "guidance_scale": sampler[3],
+        "width": width,
+        "height": height,
+        "num_frames": frames,
+    }
+
+
+def class_settings_of(name: str) -> dict[str, Any]:
+    """Return class, seed, steps, guidance and size from the widgets of a class example."""
+    values = first_values(name)
+    sampler = values.get("LatteSampler") or values["KSampler"]
+    width, height, frames = values["LatteEmptyLatent"]
+    label = values.get("LatteClassLabel", [ANY_CLASS])[0]
+    return {
+        "class_labels": label,
+        "seed": sampler[0],
+        "method": "ddim",
+        "steps": sampler[2],
         "guidance_scale": sampler[3],
         "width": width,
         "height": height,
@@ -66,6 +94,12 @@ def sheet(frames: Tensor) -> Image.Image:
     return canvas
 
 
+def single(frame: Tensor) -> Image.Image:
+    """Return one frame, enlarged."""
+    pixels = (frame.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
 def save(name: str, picture: Image.Image) -> None:
     """Write the picture of an example."""
     picture.convert("RGB").save(FOLDER / f"{name}.jpg", quality=90, optimize=True)
@@ -82,6 +116,14 @@ def main() -> None:
         result = pipeline(**settings_of(name))
         assert result.frames is not None
         save(name, sheet(result.frames))
+    picture = pipeline(**settings_of(PICTURE), vae="image").frames
+    assert picture is not None
+    save(PICTURE, single(picture[0]))
+    classes = ClassPipeline.from_pretrained("class-starter")
+    for name in CLASS_CLIPS:
+        made = classes(**class_settings_of(name)).frames
+        assert made is not None
+        save(name, sheet(made))
     if options.latte1 is not None:
         with Image.open(options.latte1) as screenshot:
             save(GRAPH, screenshot.resize(WIDE, Image.Resampling.LANCZOS))

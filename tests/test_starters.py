@@ -1,0 +1,90 @@
+"""The starter models that ship: whole, small enough, and as good as their cards say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from latte_core import Pipeline
+from latte_core.class_pipeline import ClassPipeline
+from latte_core.training.drawing import DIRECTIONS, base_prompt
+from latte_core.training.measure import measure_clip
+
+ASSETS = Path(__file__).resolve().parents[1] / "latte_core" / "assets"
+LIMITS = {"starter": 12e6, "class_starter": 6e6}
+BARS = {
+    "starter": {"color": 0.9, "direction": 0.9, "shape": 0.75},
+    "class_starter": {"color": 0.95, "shape": 0.95},
+}
+LOOKS = [
+    ("red", "square"),
+    ("green", "circle"),
+    ("blue", "triangle"),
+    ("yellow", "square"),
+    ("purple", "circle"),
+]
+
+
+def read(folder: str, name: str) -> dict[str, Any]:
+    """Return a JSON file of a starter."""
+    return json.loads((ASSETS / folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("folder", LIMITS)
+def test_every_file_is_the_one_that_was_written(folder: str) -> None:
+    digests = read(folder, "digests.json")
+    files = {
+        path.relative_to(ASSETS / folder).as_posix(): path
+        for path in (ASSETS / folder).rglob("*")
+        if path.is_file() and path.name != "digests.json"
+    }
+    found = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert found == digests
+    assert sum(path.stat().st_size for path in files.values()) <= LIMITS[folder]
+
+
+@pytest.mark.parametrize("folder", LIMITS)
+def test_its_card_holds_scores_above_the_bars(folder: str) -> None:
+    scores = read(folder, "card.json")["scores"]
+    assert {name: scores[name] for name, bar in BARS[folder].items() if scores[name] < bar} == {}
+
+
+def test_guidance_and_the_negative_prompt_matter() -> None:
+    scores = read("starter", "card.json")["scores"]
+    gained = scores["color"] - scores["color_unguided"]
+    both_right = min(scores["color"], scores["color_unguided"]) >= 0.95
+    assert gained >= 0.1 or (both_right and scores["direction"] > scores["direction_unguided"])
+    assert scores["red_with_negative"] < 0.05 < scores["red_without_negative"]
+
+
+def test_starter_does_what_prompts_say() -> None:
+    wanted = [(*looks, direction) for looks, direction in zip(LOOKS, DIRECTIONS, strict=True)]
+    pipeline = Pipeline.from_pretrained("starter")
+    best = pipeline.defaults
+    frames = pipeline(
+        [base_prompt(*one) for one in wanted],
+        seed=list(range(len(wanted))),
+        num_steps=best.num_steps,
+        guidance_scale=best.guidance_scale,
+    ).frames
+    assert frames is not None
+    seen = [measure_clip(clip) for clip in frames]
+    right = [
+        (one.color, one.shape, one.direction) == want
+        for one, want in zip(seen, wanted, strict=True)
+    ]
+    assert sum(right) >= 4, list(zip(wanted, seen, strict=True))
+
+
+def test_class_starter_shows_its_classes() -> None:
+    pipeline = ClassPipeline.from_pretrained("class-starter")
+    names = [" ".join(looks) for looks in LOOKS]
+    frames = pipeline(names, seed=list(range(len(names)))).frames
+    assert frames is not None
+    seen = [measure_clip(clip) for clip in frames]
+    right = [f"{one.color} {one.shape}" == name for one, name in zip(seen, names, strict=True)]
+    assert sum(right) >= 4, list(zip(names, seen, strict=True))
