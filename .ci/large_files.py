@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 LIMIT = 500_000
-SHELVES = ("latte_core/assets/starter/", "docs/images/")
+SHELVES = ("latte_core/assets/starter/", "latte_core/assets/class_starter/", "docs/images/")
 
 large = [
     name

@@ -170,7 +170,7 @@ def test_archive_stays_under_the_registrys_patience() -> None:
 
 
 def test_large_files_are_the_starters_and_pictures_alone() -> None:
-    shelves = ("latte_core/assets/starter/", "docs/images/")
+    shelves = ("latte_core/assets/starter/", "latte_core/assets/class_starter/", "docs/images/")
     large = [path for path in shipped_files() if path.stat().st_size > LARGE_FILE]
     names = [path.relative_to(ROOT).as_posix() for path in large]
     assert [name for name in names if not name.startswith(shelves)] == []
