@@ -2,8 +2,8 @@
 
 At timestep 850 the picture is 1/40 of what a network is given. One that copies its input only to
 within a few percent cannot show there what it knows of the picture, and does not learn what is
-decided there: place and direction. (Started from zero, it had copied a hundred times worse after
-300 steps.)
+decided there: place and direction. (In one run each, 300 steps of the text starter's training: the
+squared error at timesteps 800 and 900 was about twenty times as large when started from zero.)
 """
 
 from __future__ import annotations
