@@ -4,8 +4,8 @@ A starter learns in stages. The text starter first sees clips without any spread
 direction alone decide every frame, so that each word pays at every noise level. It sees them as
 single frames, each with its own place in time, since a single noisy frame does not show which way
 the object moves. Then clips vary more and more, and whole clips come last. (In one run each: from
-whole clips of all kinds, and a text encoder trained along, direction words had no effect after 5,000
-steps; from single frames of all kinds, none after 1,000; the same weights, trained on without
+whole clips of all kinds, and a text encoder trained along, direction words had no effect after
+5,000 steps; from single frames of all kinds, none after 1,000; the same weights, trained on without
 spread, followed them within 300 steps more.)
 """
 
