@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO
 
 from ..errors import MissingDependencyError
 
@@ -66,6 +69,42 @@ def run_decoder(arguments: Sequence[str]) -> bytes:
         check=False,
     )
     return answer.stdout if answer.returncode == 0 else b""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A running ffmpeg whose output is read piece by piece.
+
+    Args:
+        output: what it writes.
+        process: itself.
+    """
+
+    output: IO[bytes]
+    process: subprocess.Popen[bytes]
+
+    def ended_well(self) -> bool:
+        """Wait for the end and return whether nothing went wrong; for a reader of all output."""
+        return self.process.wait() == 0
+
+
+@contextmanager
+def open_decoder(arguments: Sequence[str]) -> Generator[Decoder]:
+    """Start ffmpeg with output `pipe:1`; it is ended with the block, also half-way."""
+    process = subprocess.Popen(
+        [ffmpeg_path(), "-hide_banner", "-loglevel", "error", "-nostdin", "-xerror", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        with process.stdout as output:
+            yield Decoder(output, process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def _feed(process: subprocess.Popen[bytes], frames: Iterable[bytes]) -> None:

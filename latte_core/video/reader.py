@@ -52,14 +52,24 @@ def read_video(path: str | Path) -> VideoFile:
     source = Path(path)
     if not source.is_file():
         raise InvalidInputError(f"{source.name} cannot be read as a video: there is no such file.")
-    given = (*SAFE_INPUT, *_forced_format(source), "-i", f"file:{source.resolve()}")
+    given = input_arguments(source)
     pictures, rate = run_decoder((*given, *PICTURES)), run_decoder((*given, *RATE))
     if not pictures or not rate:
-        raise InvalidInputError(
-            f"{source.name} cannot be read as a video. It may be damaged, cut short, or of a kind "
-            "that is not supported; mp4, webm, gif, png, mov, mkv and avi are."
-        )
+        raise unreadable(source)
     return VideoFile(frames=frames_from_bytes(_parse_pictures(pictures)), fps=_parse_rate(rate))
+
+
+def input_arguments(source: Path) -> tuple[str, ...]:
+    """Return ffmpeg's options to open a file, and nothing but that file."""
+    return (*SAFE_INPUT, *_forced_format(source), "-i", f"file:{source.resolve()}")
+
+
+def unreadable(source: Path) -> InvalidInputError:
+    """Return the error for a file that ffmpeg does not decode to its end."""
+    return InvalidInputError(
+        f"{source.name} cannot be read as a video. It may be damaged, cut short, or of a kind "
+        "that is not supported; mp4, webm, gif, png, mov, mkv and avi are."
+    )
 
 
 def _forced_format(source: Path) -> tuple[str, ...]:

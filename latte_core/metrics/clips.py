@@ -1,0 +1,162 @@
+"""Folders of videos as the clips, or pictures, that a protocol asks for.
+
+Which videos, which start and which pictures are drawn from the protocol's seed. The start of a
+clip depends on the seed and the video's name alone, so that adding videos moves no other clip.
+Nothing is mirrored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import IncompatibleInputsError, InvalidInputError
+from ..video.pictures import square_picture
+from ..video.stream import VideoSource, find_videos
+from .protocol import MetricProtocol
+
+REAL, FAKE = "real", "fake"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideReport:
+    """What one side of a comparison was made of.
+
+    Args:
+        source: name of the folder or model.
+        samples: clips, or pictures, that were measured.
+        videos: videos that there are.
+        too_short: of those looked at, how many had too few frames and were left out.
+        details: what else decides the samples: how a model made them.
+    """
+
+    source: str
+    samples: int
+    videos: int
+    too_short: int = 0
+    details: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything that is set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+class Clips(Protocol):
+    """Gives samples one by one, and says afterwards what they were."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield clips (F, H, W, 3) of bytes; a picture is a clip of one frame."""
+        ...
+
+    def report(self) -> SideReport:
+        """Say what was given so far."""
+        ...
+
+
+class FolderClips:
+    """The samples of a folder.
+
+    Args:
+        folder: video files, folders with one picture per frame, or both, at any depth.
+        protocol: what to take from it.
+        side: `real` or `fake`. The fake side must hold as many as the protocol asks for.
+
+    Raises:
+        InvalidInputError: if there are no videos, or too few on the fake side.
+    """
+
+    def __init__(self, folder: Path, protocol: MetricProtocol, side: str) -> None:
+        self.folder, self.protocol, self.side = folder, protocol, side
+        self.videos = find_videos(folder)
+        self.samples = self.too_short = 0
+        if side == FAKE and not protocol.uses_pictures:
+            self._require(len(self.videos), "videos")
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the samples."""
+        self.samples = self.too_short = 0
+        made = self._pictures() if self.protocol.uses_pictures else self._clips()
+        for frames in made:
+            self.samples += 1
+            yield frames
+
+    def report(self) -> SideReport:
+        """Say what was given so far."""
+        return SideReport(
+            source=self.folder.name,
+            samples=self.samples,
+            videos=len(self.videos),
+            too_short=self.too_short,
+        )
+
+    def _clips(self) -> Iterator[Tensor]:
+        order = list(self.videos)
+        Random(f"{self.side} {self.protocol.seed}").shuffle(order)
+        for video in order:
+            if self.samples == self.protocol.num:
+                return
+            numbers = self._frames_of(video)
+            frames = video.pick(numbers) if numbers else []
+            if len(frames) < self.protocol.num_frames:
+                self.too_short += 1
+            else:
+                yield self._clip(video, frames)
+        if self.side == FAKE:
+            self._require(self.samples, f"videos of {self.protocol.num_frames} frames")
+
+    def _frames_of(self, video: VideoSource) -> Sequence[int]:
+        """Return the numbers of the frames to take, none for a real video that is too short."""
+        protocol, start, step = self.protocol, 0, self.protocol.subsample
+        if self.side == REAL:
+            length = video.count()
+            if length < protocol.real_span:
+                return ()
+            start = Random(f"{protocol.seed} {video.name}").randint(0, protocol.last_start(length))
+            step = protocol.real_step
+        return [start + index * step for index in range(protocol.num_frames)]
+
+    def _pictures(self) -> Iterator[Tensor]:
+        counts = [video.count() for video in self.videos]
+        total = sum(counts)
+        if self.side == FAKE:
+            self._require(total, "frames")
+        taken = min(total, self.protocol.num)
+        chosen = sorted(Random(f"{self.side} {self.protocol.seed}").sample(range(total), taken))
+        first = place = 0
+        for video, count in zip(self.videos, counts, strict=True):
+            numbers: list[int] = []
+            while place < taken and chosen[place] < first + count:
+                numbers.append(chosen[place] - first)
+                place += 1
+            first += count
+            for picture in video.pick(numbers):
+                yield self._clip(video, [picture])
+
+    def _clip(self, video: VideoSource, frames: Sequence[Tensor]) -> Tensor:
+        """Return the frames as one tensor, in the size the protocol asks for."""
+        size = self.protocol.size
+        if size is not None:
+            frames = [square_picture(frame, size) for frame in frames]
+        sizes = {tuple(frame.shape[:2]) for frame in frames}
+        if len(sizes) > 1:
+            raise IncompatibleInputsError(
+                f"The frames of {video.name} have different sizes: {sorted(sizes)}. "
+                "Give frames of one size, or --size to bring them to one."
+            )
+        return torch.stack(list(frames))
+
+    def _require(self, found: int, what: str) -> None:
+        """Refuse a fake side with too few samples."""
+        needed = self.protocol.num
+        if found < needed:
+            raise InvalidInputError(
+                f"{self.folder.name} holds {found} {what}, but {self.protocol.name} needs {needed} "
+                f"on the fake side. Make more, or ask for fewer with --num {found}; then the "
+                "number is no longer comparable with published ones."
+            )

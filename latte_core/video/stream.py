@@ -1,0 +1,130 @@
+"""Videos frame by frame, as bytes: files through ffmpeg, and folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError
+from .ffmpeg import open_decoder
+from .pictures import is_picture, read_picture
+from .reader import PICTURES, input_arguments, unreadable
+
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg")
+    + (".ts", ".ogv", ".wmv", ".flv")
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoSource:
+    """A video on disk: a file, or a folder that holds one picture per frame.
+
+    Args:
+        name: path from the folder that was searched, with forward slashes; the folder's own name
+            for pictures that lie in it directly.
+        path: of the file or folder.
+        pictures: of a folder, in the order of their names; empty for a file.
+    """
+
+    name: str
+    path: Path
+    pictures: tuple[Path, ...] = ()
+
+    def frames(self) -> Iterator[Tensor]:
+        """Yield every frame, (H, W, 3) uint8.
+
+        Raises:
+            InvalidInputError: for a file or picture that cannot be decoded.
+            MissingDependencyError: if imageio-ffmpeg or Pillow is missing.
+        """
+        return (read_picture(one) for one in self.pictures) if self.pictures else _decode(self.path)
+
+    def count(self) -> int:
+        """Return how many frames there are; a file is decoded for it."""
+        return len(self.pictures) if self.pictures else sum(1 for _ in _decode(self.path))
+
+    def pick(self, indices: Collection[int]) -> list[Tensor]:
+        """Return the frames with these numbers, in order; fewer if the video ends before.
+
+        Args:
+            indices: from 0, in any order, without repetition.
+        """
+        wanted = sorted(indices)
+        if not wanted:
+            return []
+        if self.pictures:
+            return [read_picture(self.pictures[i]) for i in wanted if i < len(self.pictures)]
+        found: list[Tensor] = []
+        with closing(_decode(self.path)) as frames:
+            for index, frame in enumerate(frames):
+                if index == wanted[len(found)]:
+                    found.append(frame)
+                if len(found) == len(wanted):
+                    break
+        return found
+
+
+def find_videos(folder: Path) -> list[VideoSource]:
+    """Return every video file below a folder, and every folder with pictures, sorted by name.
+
+    Names that start with a dot are left out: they are unfinished or hidden.
+
+    Raises:
+        InvalidInputError: if there is no such folder, or no video in it.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"There is no folder {folder.name!r} to read videos from.")
+    found = sorted(_search(folder, folder, set()), key=lambda source: source.name)
+    if not found:
+        raise InvalidInputError(
+            f"{folder.name} holds no videos. Give a folder of video files "
+            f"({', '.join(sorted(VIDEO_SUFFIXES))}), or of folders with one picture per frame."
+        )
+    return found
+
+
+def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
+    """Yield the videos of a folder; links are followed, and a folder is entered once."""
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    entries = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    pictures = tuple(one for one in entries if is_picture(one) and one.is_file())
+    if pictures:
+        name = folder.relative_to(root).as_posix()
+        yield VideoSource(name=folder.name if name == "." else name, path=folder, pictures=pictures)
+    for entry in entries:
+        if entry.is_dir():
+            yield from _search(entry, root, seen)
+        elif entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file():
+            yield VideoSource(name=entry.relative_to(root).as_posix(), path=entry)
+
+
+def _decode(source: Path) -> Generator[Tensor]:
+    """Yield the frames of a video file, (H, W, 3) uint8."""
+    with open_decoder((*input_arguments(source), *PICTURES)) as decoder:
+        count = 0
+        while (frame := _read_ppm(decoder.output)) is not None:
+            count += 1
+            yield frame
+        if not decoder.ended_well() or count == 0:
+            raise unreadable(source)
+
+
+def _read_ppm(stream: IO[bytes]) -> Tensor | None:
+    """Return the next picture of a stream of PPM pictures, or None at its end."""
+    if not stream.readline():
+        return None
+    width, height = (int(word) for word in stream.readline().split())
+    stream.readline()  # the largest value, 255
+    values = bytearray(stream.read(height * width * 3))
+    if len(values) < height * width * 3:
+        return None  # ffmpeg has died, which its exit code tells
+    return torch.frombuffer(values, dtype=torch.uint8).view(height, width, 3)
