@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint.lora_reader import merge_lora_file
 from .class_labels import Label, count_videos, is_listed, labels_of
 from .class_parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
 from .diffusion import check_eta, space_timesteps
 from .errors import IncompatibleInputsError, InvalidInputError
 from .latte_config import LatteConfig
 from .model.latte import Latte
+from .model.lora_merge import LoraPatch
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .sampling import StepNoise, uses_guidance
 from .sampling.noise import check_noise_order, check_seeds
@@ -111,6 +113,24 @@ class ClassPipeline:
     def num_classes(self) -> int:
         """Classes without the null class; 0 for an unconditional model."""
         return self.parts.transformer.config.num_classes
+
+    def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
+        """Merge a LoRA into the transformer, and log how much of the file is used.
+
+        Several can be merged; each is taken out by the `remove()` of what is returned, and the
+        last removal brings back every bit of the weights. All pipelines that share the
+        transformer are changed.
+
+        Args:
+            path: of the file, in any trainer's names, or a folder that PEFT wrote.
+            strength: 0 changes nothing; negative numbers turn it round.
+
+        Raises:
+            InvalidInputError: for a strength that is no finite number.
+            IncompatibleInputsError: if it does not fit the transformer.
+            CheckpointError: if it cannot be read, or was made for another model.
+        """
+        return merge_lora_file(self.parts.transformer, path, strength)
 
     def settle(
         self,

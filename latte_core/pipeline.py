@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpoint.lora_reader import merge_lora_file
 from .errors import IncompatibleInputsError
+from .model.lora_merge import LoraPatch
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_text import Condition, TextInputs, make_conditions
@@ -101,6 +103,24 @@ class Pipeline:
     def defaults(self) -> Defaults:
         """How this model is best run, from its card where it has one."""
         return self.parts.defaults
+
+    def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
+        """Merge a LoRA into the transformer, and log how much of the file is used.
+
+        Several can be merged; each is taken out by the `remove()` of what is returned, and the
+        last removal brings back every bit of the weights. All pipelines that share the
+        transformer are changed.
+
+        Args:
+            path: of the file, in any trainer's names, or a folder that PEFT wrote.
+            strength: 0 changes nothing; negative numbers turn it round.
+
+        Raises:
+            InvalidInputError: for a strength that is no finite number.
+            IncompatibleInputsError: if it does not fit the transformer.
+            CheckpointError: if it cannot be read, or was made for another model.
+        """
+        return merge_lora_file(self.parts.transformer, path, strength)
 
     @torch.no_grad()
     def __call__(

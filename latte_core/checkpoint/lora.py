@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..config import LatteT2VConfig
 from ..errors import CorruptCheckpointError, IncompatibleInputsError, UnknownArchitectureError
+from ..model.lora import NATIVE_PREFIX
+from ..model.lora_merge import DOWN_PARTS, UP_PARTS
 from .detect import Shaped, is_index
 from .layout import t2v_modules
 from .records import shown
 
-NATIVE_PREFIX = "diffusion_model."
 SETTINGS_KEY = "lora_adapter_metadata"  # diffusers keeps PEFT's settings here
 WRAPPERS = re.compile(
     r"(?:(?:base_model\.model|diffusion_model|transformer|model|module|_orig_mod)\.)+"
@@ -28,8 +29,6 @@ PARTS = re.compile(
     r"|lora_embedding|hada_|lokr_|oft_|boft_|alpha$|dora_scale$|diff$|diff_b$|reshape_weight$))"
 )
 ADAPTER_NAME = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?")
-UP_PARTS = ("lora_B.weight", "lora_up.weight", "lora.up.weight")
-DOWN_PARTS = ("lora_A.weight", "lora_down.weight", "lora.down.weight")
 TEMPORAL_START = "temporal_transformer_blocks."
 NUMBERED_START = "blocks."
 MOST_LAYERS = 512

@@ -56,11 +56,14 @@ class BlockHooks:
         attention: does every attention of the model.
         run_block: calls each pair of blocks; None calls them directly.
         attn_output_hook: sees and may change the output of spatial self-attention.
+        text_in_blocks: each block makes its own keys and values of the text, where all of its
+            weights are at hand (training that gathers or recomputes a block at a time).
     """
 
     attention: AttentionFn = scaled_dot_product
     run_block: RunBlock | None = None
     attn_output_hook: AttentionOutputHook | None = None
+    text_in_blocks: bool = False
 
 
 DEFAULT_HOOKS = BlockHooks()

@@ -25,7 +25,7 @@ class TextFeatures:
 
     Args:
         tokens: (B, L, D) projected text.
-        keys, values: for each block pair (B, L, D).
+        keys, values: for each block pair (B, L, D); empty if each block makes its own.
         bias: (B, 1, L) additive attention bias, or None to attend to every row.
 
     B is the number of videos, or videos * frames for one prompt per frame.
@@ -117,8 +117,8 @@ class SpatialBlock(Block):
         queries = self.attn2.to_q(hidden).view(text.tokens.shape[0], -1, hidden.shape[2])
         attended = hooks.attention(
             queries,
-            text.keys[index],
-            text.values[index],
+            text.keys[index] if text.keys else self.attn2.to_k(text.tokens),
+            text.values[index] if text.values else self.attn2.to_v(text.tokens),
             self.heads,
             mask=text.bias,
             kind="cross",

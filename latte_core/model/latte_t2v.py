@@ -84,19 +84,23 @@ class LatteT2V(nn.Module):
             config = LatteT2VConfig.from_dict(config)
         return cls(config, operations=operations, dtype=dtype, device=device)
 
-    def project_text(self, context: Tensor, attention_mask: Tensor | None = None) -> TextFeatures:
+    def project_text(
+        self, context: Tensor, attention_mask: Tensor | None = None, *, with_keys: bool = True
+    ) -> TextFeatures:
         """Compute everything that depends on the text alone, to be handed to many calls.
 
         Args:
             context: (B, L, C) text encoder output; B*F rows give each frame its own prompt.
             attention_mask: (B, L), 1 or True for rows to attend to; None attends to all.
+            with_keys: False leaves keys and values to the blocks.
 
         Raises:
             IncompatibleInputsError: if the text has another width than the model was made for.
         """
         self._check_context(context, attention_mask)
         tokens = self.caption_projection(context.to(self._compute_dtype(context)))  # B L D
-        cross: list[Any] = [block.attn2 for block in self.transformer_blocks]
+        blocks: list[Any] = [*self.transformer_blocks] if with_keys else []
+        cross = [block.attn2 for block in blocks]
         bias = None
         if attention_mask is not None:
             bias = ((1 - attention_mask.to(tokens.dtype)) * MASKED_LOGIT).unsqueeze(1)  # B 1 L
@@ -143,7 +147,9 @@ class LatteT2V(nn.Module):
         if text is None:
             if context is None:
                 raise InvalidInputError("The model got no text: pass `context` or `text`.")
-            text = self.project_text(context.to(latents.device), attention_mask)
+            with_keys = not hooks.text_in_blocks
+            context = context.to(latents.device)
+            text = self.project_text(context, attention_mask, with_keys=with_keys)
         text = self._spread_text(text, grid)
         timesteps = torch.as_tensor(timesteps, device=latents.device).expand(grid.batch)
         embedding, modulation = self.adaln_single(timesteps, dtype)  # B D, B 6 D

@@ -6,6 +6,7 @@ import border
 import class_border
 import class_native
 import class_sampling
+import lora
 import native
 import registration
 import sampling
@@ -14,6 +15,6 @@ from host import run
 
 MODULES = (
     *(native, sampling, stock_nodes, registration, border),
-    *(class_native, class_sampling, class_border),
+    *(class_native, class_sampling, class_border, lora),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})
