@@ -1,0 +1,12 @@
+"""Prepared training data on disk: latents and text features in sharded safetensors files.
+
+The face of the `set_*` modules; `set_format.py` describes the files.
+"""
+
+from __future__ import annotations
+
+from .set_format import LatentSetInfo, Skip
+from .set_reader import LatentSet
+from .set_writer import LatentSetWriter
+
+__all__ = ["LatentSet", "LatentSetInfo", "LatentSetWriter", "Skip"]
