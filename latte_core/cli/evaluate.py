@@ -1,4 +1,4 @@
-"""`evaluate`: how well a starter does what it is told, measured on its own videos."""
+"""`evaluate`: how well a starter does what it is told, or how close videos come to real ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from ..class_pipeline import ClassPipeline
 from ..errors import InvalidInputError
 from ..files import atomic_write
 from ..pipeline import Pipeline
-from ..training.starter import add_scores
+from ..training.starter_files import add_scores
 from ..training.starter_scores import (
-    Scores,
     score_class_starter,
     score_starter,
     total_class_clips,
     total_clips,
 )
 from .command import Command
+from .evaluate_metrics import add_metric_options, refuse_metric_options, run_metric
+from .evaluate_starter import print_scores
 from .options import load_tqdm
 
 MOST_SEEDS = 1000
@@ -33,24 +34,44 @@ DESCRIPTION = """\
 Measure a starter model: make a video for every colour, shape and direction, or for every class, and
 tell from the pixels what it shows. Prints the shares that are right, with and without guidance,
 and, for prompts, what the negative prompt "red" does.
+
+Or, with --metric, compare made videos with real ones: FVD, FID, KID and the Inception Score. Prints
+the number, and below it in one line how it was measured. docs/evaluation.md tells more.
 """
 EXAMPLES = """\
 examples:
   python -m latte_core evaluate starter
   python -m latte_core evaluate class-starter
   python -m latte_core evaluate path/to/my_starter --seeds 4 --json scores.json
+
+  FVD of a folder of made videos, as the authors measure it; their FFS data set has 256 pixels:
+    python -m latte_core evaluate --metric fvd --real ffs_frames/train --fake faces \\
+        --features i3d.safetensors --json fvd.json
+
+  The same for Taichi-HD, whose model was trained on every sixth frame:
+    python -m latte_core evaluate --metric fvd --interval 6 --real taichi_frames --fake taichi \\
+        --features i3d.safetensors
+
+  Inception Score of videos that a model makes on the spot:
+    python -m latte_core evaluate --metric isv --model ucf101.pt --class random \\
+        --features c3d.safetensors
+
+  Two starters side by side, with nothing downloaded; lower is closer to the real videos:
+    python -m latte_core evaluate --metric fvd --features random --num 128 --interval 1 \\
+        --real clips --model class-starter --class all
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
     add = parser.add_argument
-    add("model", help="starter, class-starter, or a folder made by train-starter")
+    add("model", nargs="?", help="starter, class-starter, or a folder made by train-starter")
     add("--seeds", type=int, default=2, help="videos of each prompt (default: 2)")
     add("--steps", type=int, help="sampling steps (default: the model's own)")
     add("--guidance", type=float, help="guidance scale (default: the model's own)")
     add("--json", metavar="FILE", help="also write the scores to this file")
     add("--card", action="store_true", help="also write them into card.json of a model's folder")
+    add_metric_options(parser)
 
 
 class ClipMaker:
@@ -79,6 +100,9 @@ class ClipMaker:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
+    if arguments.metric is not None:
+        return run_metric(arguments)
+    refuse_metric_options(arguments)
     if not 1 <= arguments.seeds <= MOST_SEEDS:
         raise InvalidInputError(f"--seeds is {arguments.seeds}, but it must be 1 to {MOST_SEEDS}.")
     values = measure_classes(arguments) if is_class_model(arguments.model) else measure(arguments)
@@ -130,18 +154,6 @@ def measure_classes(arguments: argparse.Namespace) -> dict[str, Any]:
 def progress_bar(total: int) -> Any:
     """Return a bar over clips."""
     return load_tqdm()(total=total, unit="clip", dynamic_ncols=True)
-
-
-def print_scores(scores: Scores, steps: int, scale: float) -> None:
-    """Print the scores as a small table."""
-    print(f"{scores.clips} videos, {steps} steps, guidance {scale:g}; in brackets without guidance")
-    print(f"  colour right      {scores.color:7.1%}  ({scores.color_unguided:.1%})")
-    print(f"  direction right   {scores.direction:7.1%}  ({scores.direction_unguided:.1%})")
-    print(f"  shape right       {scores.shape:7.1%}")
-    print(f"  background change {scores.background_flicker:7.2f}  of 255, frame to frame")
-    print('"a square moving left":')
-    print(f"  red               {scores.red_without_negative:7.1%}")
-    print(f"  red, negative red {scores.red_with_negative:7.1%}")
 
 
 COMMAND = Command(

@@ -14,7 +14,17 @@ import torch
 
 from .. import __version__
 from ..errors import LatteError
-from . import convert, evaluate, inspect, sample, train_starter
+from . import (
+    convert,
+    draw_clips,
+    evaluate,
+    inspect,
+    prepare,
+    sample,
+    train,
+    train_starter,
+    video_to_frames,
+)
 from .command import Command
 
 PROGRAM = "python -m latte_core"
@@ -38,6 +48,10 @@ COMMANDS: tuple[Command, ...] = (
     inspect.COMMAND,
     convert.COMMAND,
     evaluate.COMMAND,
+    draw_clips.COMMAND,
+    prepare.COMMAND,
+    train.COMMAND,
+    video_to_frames.COMMAND,
     train_starter.COMMAND,
 )
 

@@ -19,9 +19,10 @@ from .reference_settings import read_settings
 from .sample_class import ClassMaker
 from .sample_folder import fill_folder
 from .sample_jobs import Maker, plan
-from .sample_output import Output, numbered, write_files, write_grid
+from .sample_output import FRAMES, FrameOutput, Output, numbered, write_files, write_grid
 from .sample_settings import PRESETS, Settings, from_arguments, preset, require_kind, require_model
 from .sample_settings import TEXT as TEXT_KIND
+from .sample_share import Share
 from .sample_text import TextMaker, either
 
 MAX_PROMPT_FILE = 16 * 2**20
@@ -53,9 +54,17 @@ examples:
     python -m latte_core sample --model ucf101.pt --preset ucf101 --class "Playing Guitar" \\
         --num 8 --grid --output guitar.mp4
 
+  With a LoRA at four fifths of its strength:
+    python -m latte_core sample --prompt "a red circle jumping" --lora jumping.safetensors:0.8 \\
+        --output jumping.mp4
+
   2048 faces; the same command goes on where it was stopped:
     python -m latte_core sample --model ffs.pt --config ffs_sample.yaml \\
         --num-videos 2048 --output-dir faces
+
+  The same from four processes, without loss, to be measured with `evaluate`:
+    torchrun --nproc-per-node 4 -m latte_core sample --model ffs.pt --config ffs_sample.yaml \\
+        --num-videos 2048 --output-dir faces --format frames
 """
 
 
@@ -94,6 +103,12 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--model", help=f"{STARTER}, {CLASS_STARTER}, a folder or a file")
+    add(
+        "--lora",
+        action="append",
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA for this model (default strength: 1); may be given several times",
+    )
     add("--vae", help="image (frame by frame), temporal (smooth in time), or a folder or file")
     add("--dtype", choices=tuple(DTYPES), help="number format (default: float32 on the CPU)")
     add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
@@ -133,7 +148,17 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--output-dir", metavar="DIR", help="folder to fill; the same command goes on filling it"
     )
     add = group.add_argument
-    add("--format", choices=tuple(load_formats()), help="of files in --output-dir (default: mp4)")
+    add(
+        "--format",
+        choices=(*load_formats(), FRAMES),
+        help="of files in --output-dir (default: mp4); frames writes folders of lossless pictures",
+    )
+    add(
+        "--rank",
+        type=int,
+        help="number of this process, from 0, of several that fill --output-dir together",
+    )
+    add("--world", type=int, help="how many processes there are; torchrun and accelerate say both")
     add(
         "--grid",
         nargs="?",
@@ -155,8 +180,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make and write every video that was asked for."""
     check_output(arguments)
+    share = Share.of(arguments.rank, arguments.world, arguments.output_dir)
     settings = gather(arguments)
-    maker = open_maker(settings, arguments)
+    maker = open_maker(settings, arguments, share.device(arguments.device))
     num = settings.num
     if num is None and arguments.output_dir is not None:
         num = settings.num_for_folder
@@ -164,7 +190,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = Output(factor=arguments.upscale, fps=maker.fps)
     if arguments.output_dir is not None:
         ending = arguments.format or ("png" if maker.size[0] == 1 else "mp4")
-        fill_folder(maker, jobs, Path(arguments.output_dir), ending, output)
+        if ending == FRAMES:
+            output = FrameOutput(factor=arguments.upscale, fps=maker.fps)
+        fill_folder(maker, jobs, Path(arguments.output_dir), ending, output, share)
         return 0
     target = Path(arguments.output)
     if arguments.grid is not None:
@@ -211,14 +239,19 @@ def gather(arguments: argparse.Namespace) -> Settings:
     return given
 
 
-def open_maker(settings: Settings, arguments: argparse.Namespace) -> Maker:
+def open_maker(settings: Settings, arguments: argparse.Namespace, device: str | None) -> Maker:
     """Open the model and return what makes videos with it.
+
+    Args:
+        settings: of the run.
+        arguments: parsed options, of which `--dtype` is read.
+        device: where it runs; None for the accelerator if there is one.
 
     Raises:
         InvalidInputError: for settings that do not fit the model.
         CheckpointError: if the model cannot be loaded.
     """
-    dtype, device = dtype_from(arguments.dtype), arguments.device
+    dtype = dtype_from(arguments.dtype)
     if dtype is None and settings.half and pick_device(device).type != "cpu":
         dtype = torch.float16
     model = settings.model

@@ -17,6 +17,7 @@ from ..class_pipeline import ClassPipeline
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..types import StepCallback, VideoShape
 from .sample_jobs import Job
+from .sample_lora import loras_entry, merge_loras
 from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
 from .sample_text import either
 
@@ -51,6 +52,7 @@ class ClassMaker:
         is_class = self._pipeline.num_classes > 0
         require_kind(settings, CLASSES if is_class else UNCONDITIONAL, self._name)
         self._items = self._find_items()
+        merge_loras(self._pipeline, settings.loras)
         self._run = self._pipeline.settle(
             settings.sampler,
             settings.steps,
@@ -87,6 +89,7 @@ class ClassMaker:
             "height": height,
             "width": width,
             "vae": Path(self._settings.vae or "image").name,
+            **loras_entry(self._settings.loras),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 Each video has a number, a seed and a file name of its own, and the list `videos.json` says what
 every file shows. A video takes its name when it is whole, so what has its name is never made again.
+Several processes may fill one folder: each makes its share, and all of them write the same list.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from .. import __version__
 from ..errors import CorruptCheckpointError, InvalidInputError
 from ..files import atomic_write
 from ..parts import read_json
+from ..video.frame_folder import remove_unfinished
 from .sample_jobs import Job, Maker
-from .sample_output import Output, make, say_written
+from .sample_output import FRAMES, Output, make, say_written
+from .sample_share import Share
 
 LIST_NAME = "videos.json"
 DIGITS = 6  # of file names
@@ -25,24 +28,38 @@ Values = Mapping[str, Any]
 
 
 def fill_folder(
-    maker: Maker, jobs: Sequence[Job], folder: Path, ending: str, output: Output
+    maker: Maker, jobs: Sequence[Job], folder: Path, ending: str, output: Output, share: Share
 ) -> None:
     """Make the videos that a folder lacks; a run that was stopped goes on where it was.
+
+    Args:
+        maker: makes them.
+        jobs: every video of the folder.
+        folder: made if it is missing.
+        ending: of the files, or `frames` for folders of pictures.
+        output: writes them.
+        share: which of the videos this process makes.
 
     Raises:
         InvalidInputError: if the folder holds videos of another run.
     """
-    targets = [folder / f"{job.index:0{DIGITS}d}.{ending}" for job in jobs]
-    output.check(targets[0], maker.size)
+    suffix = "" if ending == FRAMES else f".{ending}"
+    targets = [folder / f"{job.index:0{DIGITS}d}{suffix}" for job in jobs]
+    own = [pair for pair in zip(jobs, targets, strict=True) if share.has(pair[0].index)]
+    if share.world > 1:
+        print(f"Process {share.rank} of {share.world}: {len(own)} of {len(jobs)} videos.")
+    if not own:
+        return
+    output.check(own[0][1], maker.size)
     run = {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
     listed = [
         {"file": target.name, **maker.describe(job)}
         for job, target in zip(jobs, targets, strict=True)
     ]
     before = _listed_before(folder, run, listed)
-    missing = [pair for pair in zip(jobs, targets, strict=True) if not pair[1].is_file()]
-    if len(missing) < len(jobs):
-        print(f"{len(jobs) - len(missing)} of {len(jobs)} videos are in {folder} already.")
+    missing = [pair for pair in own if not pair[1].exists()]
+    if len(missing) < len(own):
+        print(f"{len(own) - len(missing)} of {len(own)} videos are in {folder} already.")
     for count, (job, target) in enumerate(missing):
         _remove_unfinished(target)
         frames = make(maker, job, output)
@@ -59,13 +76,14 @@ def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[
         InvalidInputError: if it belongs to another run, or there are videos but no list.
     """
     path = folder / LIST_NAME
+    # Looked for before the list is: another process may be writing both, the list first.
+    found = next((one["file"] for one in listed if (folder / one["file"]).exists()), None)
     if path.is_file():
         was, videos = _read_list(path)
         _require_same(folder, was, json.loads(json.dumps(run)))
         for one, other in zip(videos, json.loads(json.dumps(listed)), strict=False):
             _require_same(folder, one, other)
         return videos
-    found = next((one["file"] for one in listed if (folder / one["file"]).exists()), None)
     if found is None:
         return []
     raise InvalidInputError(
@@ -108,5 +126,8 @@ def _write_list(folder: Path, run: Values, videos: Sequence[Values]) -> None:
 
 def _remove_unfinished(target: Path) -> None:
     """Remove what a killed run left of this video."""
+    if not target.suffix:
+        remove_unfinished(target)
+        return
     for partial in target.parent.glob(f".{target.stem}.*.part{target.suffix}"):
         partial.unlink(missing_ok=True)

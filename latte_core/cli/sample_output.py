@@ -21,8 +21,12 @@ from ..video import (
     write_video,
 )
 from ..video.formats import format_for
+from ..video.frame_folder import write_frame_folder
+from ..video.pictures import load_pillow
 from .options import Progress
 from .sample_jobs import Job, Maker
+
+FRAMES = "frames"  # in place of a file ending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +52,20 @@ class Output:
         write_video(
             target, frames, self.fps, metadata=text if format_for(target).holds_metadata else None
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameOutput(Output):
+    """Writes each video as a folder of PNG files, which lose nothing."""
+
+    def check(self, target: Path, size: tuple[int, int, int]) -> None:
+        """Raise now if a video cannot be written."""
+        load_pillow()
+        check_target(target.with_name(f"{target.name}.png"), 1, *size[1:], self.fps)
+
+    def write(self, target: Path, frames: Tensor, values: Mapping[str, Any]) -> None:
+        """Write finished frames; what they show is listed beside them."""
+        write_frame_folder(target, bytes_from_frames(frames))
 
 
 def write_files(maker: Maker, jobs: Sequence[Job], targets: Sequence[Path], output: Output) -> None:

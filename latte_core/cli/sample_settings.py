@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import InvalidInputError
+from .sample_lora import lora_of
 
 TEXT, CLASSES, UNCONDITIONAL = "text", "class", "unconditional"
 # What the authors' settings are for, in words.
@@ -28,6 +29,7 @@ class Settings:
         model: path, or the name of a starter.
         vae: `image`, `temporal`, or a path.
         config: shape of the network, for files that do not show it.
+        loras: path and strength of each LoRA.
         prompts, classes: what to show.
         negative: what to stay away from.
         seed: of the first video.
@@ -44,6 +46,7 @@ class Settings:
     model: str | None = None
     vae: str | None = None
     config: Mapping[str, Any] | None = None
+    loras: tuple[tuple[str, float], ...] = ()
     prompts: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     negative: str | None = None
@@ -99,6 +102,7 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
     return Settings(
         model=arguments.model,
         vae=arguments.vae,
+        loras=tuple(lora_of(text) for text in arguments.lora or ()),
         prompts=prompts,
         classes=tuple(arguments.classes or ()),
         negative=arguments.negative,

@@ -16,6 +16,7 @@ from ..pipeline_parts import STARTER, VAE_FOLDERS
 from ..sampling import resolve_sampler
 from ..types import StepCallback, VideoShape
 from .sample_jobs import Job
+from .sample_lora import loras_entry, merge_loras
 from .sample_settings import Settings
 
 MAX_TITLE = 32
@@ -57,6 +58,7 @@ class TextMaker:
         self._settings = settings
         self._pipeline = Pipeline.from_pretrained(model, dtype=dtype, device=device)
         self._check_betas()
+        merge_loras(self._pipeline, settings.loras)
         self._recipe = make_recipe(settings, self._pipeline, Path(model).name)
 
     @property
@@ -73,7 +75,7 @@ class TextMaker:
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        return asdict(self._recipe)
+        return {**asdict(self._recipe), **loras_entry(self._settings.loras)}
 
     def describe(self, job: Job) -> Mapping[str, Any]:
         return {"prompt": job.item, "seed": job.seed}

@@ -42,9 +42,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of every random choice (default: 0)")
     add("--start-from", metavar="FOLDER", help="train this starter's transformer further")
     add(
-        "--keep-vae-of",
+        "--base",
         metavar="FOLDER",
-        help="take autoencoders and tokenizer from this starter, and train the rest from nothing",
+        help="take autoencoders, tokenizer and text encoder from this text starter",
     )
     add("--scale", type=float, default=1.0, help="multiplies all step counts (default: 1)")
 
@@ -56,15 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError(
             f"--scale is {arguments.scale:g}, but it must be above 0 and 100 at most."
         )
-    if arguments.start_from is not None and arguments.keep_vae_of is not None:
+    if arguments.start_from is not None and arguments.base is not None:
         raise InvalidInputError(
-            "--start-from and --keep-vae-of were both given, but the first keeps the VAE, too. "
-            "Leave one of them out."
-        )
-    if arguments.kind == "class" and arguments.keep_vae_of is not None:
-        raise InvalidInputError(
-            "--keep-vae-of was given with --kind class, but the class starter has no VAE of its "
-            "own. Leave it out."
+            "--start-from keeps all parts of its starter, so --base has no use. Leave one of them "
+            "out."
         )
     if arguments.kind == "text" and arguments.variant != 1:
         raise InvalidInputError(
@@ -73,10 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     logging.getLogger("latte").setLevel(logging.INFO)
     folder = Path(arguments.folder)
-    work = Path(arguments.work or f"{folder}.training")
-    common: dict[str, Any] = {"seed": arguments.seed, "steps_scale": arguments.scale}
-    source = arguments.start_from or arguments.keep_vae_of
-    common["start_from"] = None if source is None else Path(source)
+    work = Path(arguments.work or f"{arguments.folder}.training")
+    common: dict[str, Any] = {
+        "seed": arguments.seed,
+        "steps_scale": arguments.scale,
+        "base": None if arguments.base is None else Path(arguments.base),
+        "start_from": None if arguments.start_from is None else Path(arguments.start_from),
+    }
     if arguments.kind == "class":
         from ..training.class_starter import train_class_starter
 
@@ -84,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from ..training.starter import train_starter
 
-        train_starter(folder, work, **common, keep_transformer=arguments.keep_vae_of is None)
+        train_starter(folder, work, **common)
     print(f"The model is in {folder}. Measure it with: python -m latte_core evaluate {folder}")
     return 0
 

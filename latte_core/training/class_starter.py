@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from .. import __version__
-from ..checkpoint.reader import read_tensors
-from ..checkpoint.writer import write_safetensors
 from ..errors import IncompatibleInputsError
 from ..latte_config import LatteConfig
 from ..parts import read_json
-from .starter import (
-    SMALLEST_POOL,
-    extend_recipe,
-    half_weights,
-    load_image_vae,
-    write_card,
-    write_digests,
-    write_json,
-)
-from .starter_class import CLASS_NAMES, config_of_variant, make_class_trainer
-from .starter_clips import POOL_SIZE
-from .starter_loop import Stage, StarterTrainer
+from ..pipeline_parts import STARTER_FOLDER
+from .export import write_json
+from .starter_files import extend_recipe, halve_transformer, write_card, write_digests
+from .starter_recipe import CLASS_CONFIG, CLASS_NAMES, CLASS_SETS, CLASS_STAGES
+from .starter_stages import run_stages, write_sets
+from .subject import read_vae
 
 logger = logging.getLogger("latte")
-
-STARTER_ASSETS = Path(__file__).parents[1] / "assets" / "starter"
-STAGES = (
-    Stage(num_steps=300, batch_size=16, peak_rate=1e-3, spread=0.5),
-    Stage(num_steps=6000, batch_size=16, peak_rate=1e-3, decay=0.5),
-)
 
 CARD: dict[str, object] = {
     "name": "Latte class starter",
@@ -57,24 +38,35 @@ CARD: dict[str, object] = {
 }
 
 
+def config_of_variant(variant: int) -> LatteConfig:
+    """Return the class starter's config in one of the paper's four variants.
+
+    As in the paper, variants 3 and 4 have fewer blocks, since each holds two attentions.
+    """
+    depth = CLASS_CONFIG.depth if variant < 3 else CLASS_CONFIG.depth - 1
+    return replace(CLASS_CONFIG, variant=variant, depth=depth)
+
+
 def train_class_starter(
     folder: Path,
     work: Path,
     *,
     seed: int = 0,
     steps_scale: float = 1.0,
+    base: Path | None = None,
     start_from: Path | None = None,
     variant: int = 1,
 ) -> None:
     """Train the model, resumable in `work`, and write it into `folder`.
 
-    Its latents are those of the text starter's image VAE, which is not copied.
+    Its latents are those of a text starter's image VAE, which is not copied.
 
     Args:
         folder: receives transformer/, classes.json, card.json and digests.json.
         work: keeps the state of unfinished training.
         seed: of all random choices.
-        steps_scale: multiplies the step count; below 1 for a quick trial of the machinery.
+        steps_scale: multiplies step counts and sizes of the data; below 1 for a quick trial.
+        base: the text starter whose VAE is used; by default the one that is shipped.
         start_from: a class starter of the same variant that is trained further in the last
             stage, with a fresh optimizer.
         variant: 1 .. 4, which of the paper's transformers is trained; the starter is variant 1.
@@ -83,25 +75,34 @@ def train_class_starter(
         IncompatibleInputsError: if `start_from` is of another variant.
     """
     config = config_of_variant(variant)
-    transformer: Mapping[str, Tensor] | None = None
     if start_from is not None:
-        transformer = weights_of_variant(start_from, variant)
-    stages = tuple(
-        replace(stage, num_steps=max(int(stage.num_steps * steps_scale), 1))
-        for stage in (STAGES if start_from is None else STAGES[-1:])
-    )
+        require_variant(start_from, variant)
+    stages = CLASS_STAGES if start_from is None else CLASS_STAGES[-1:]
+    stages = tuple(stage.scaled(steps_scale) for stage in stages)
     began = time.monotonic()
     logger.info("latte %s: training the class starter into %s", __version__, folder.name)
-    trainer = make_class_trainer(
-        load_image_vae(STARTER_ASSETS),
-        stages,
+    source = base or STARTER_FOLDER
+    wanted = {stage.data for stage in stages}
+    sets = write_sets(
+        work,
+        [one for one in CLASS_SETS if one.name in wanted],
+        read_vae(source / "vae", "cpu"),
         seed=seed,
-        config=config,
-        pool_size=max(int(POOL_SIZE * min(steps_scale, 1.0)), SMALLEST_POOL),
-        start_from=transformer,
+        scale=steps_scale,
+        class_names=CLASS_NAMES,
     )
-    trainer.run(work / "class_transformer.pt")
-    write_class_model(folder, trainer, config)
+    result = run_stages(
+        work,
+        stages,
+        sets,
+        model=start_from or source,
+        architecture=config.to_dict() if start_from is None else None,
+        seed=seed,
+    )
+    # ComfyUI's own loader opens one file, so that the names are in it too.
+    notes = {"_class_names": list(CLASS_NAMES)}
+    halve_transformer(result / "transformer", folder / "transformer", notes)
+    write_json(folder / "classes.json", list(CLASS_NAMES))
     minutes = round((time.monotonic() - began) / 60)
     recipe: dict[str, object] = {
         "seed": seed,
@@ -113,11 +114,11 @@ def train_class_starter(
     write_digests(folder)
 
 
-def weights_of_variant(folder: Path, variant: int) -> Mapping[str, Tensor]:
-    """Read the weights of a class starter.
+def require_variant(folder: Path, variant: int) -> None:
+    """Refuse a class starter of another variant; 1 and 2 have the same names.
 
     Raises:
-        IncompatibleInputsError: if it is of another variant; variants 1 and 2 have the same names.
+        IncompatibleInputsError: naming both.
     """
     found = read_json(folder / "transformer" / "config.json").get("variant", 1)
     if found != variant:
@@ -125,19 +126,3 @@ def weights_of_variant(folder: Path, variant: int) -> Mapping[str, Tensor]:
             f"{folder.name} is a Latte of variant {found}, but variant {variant} is to be trained. "
             f"Ask for variant {found}, or start from another folder or from nothing."
         )
-    return read_tensors(folder / "transformer").tensors
-
-
-def write_class_model(folder: Path, trainer: StarterTrainer, config: LatteConfig) -> None:
-    """Write the averaged weights, the config and the names of the classes."""
-    values = config.to_dict()
-    named = {**values, "_class_names": list(CLASS_NAMES)}  # ComfyUI's own loader opens one file
-    network: Any = trainer.average
-    transformer = folder / "transformer"
-    write_json(transformer / "config.json", values)
-    write_safetensors(
-        transformer / "diffusion_pytorch_model.safetensors",
-        half_weights(network.transformer),
-        {"config": json.dumps(named)},
-    )
-    write_json(folder / "classes.json", list(CLASS_NAMES))

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .drawing import COLORS, DIRECTIONS, SHAPES, base_prompt
+from .captions import base_prompt
 from .measure import Measurement, measure_clip
+from .scene_parts import COLORS, DIRECTIONS, SHAPES
+from .starter_questions import QUESTIONS, Question, is_right, make_questions
 
 MakeClips = Callable[[Sequence[str], Sequence[str], Sequence[int], float], Tensor]
 """(prompts, negative prompts, seeds, guidance scale) -> frames (N, F, H, W, 3) in [0, 1]."""
@@ -37,7 +39,8 @@ class Scores(Rounded):
     """Shares between 0 and 1 over all base prompts; `clips` is how many were measured.
 
     `red_without_negative` and `red_with_negative` are the shares of red objects for "a square
-    moving left" with an empty negative prompt and with "red".
+    moving left" with an empty negative prompt and with "red". The last six are the shares of clips
+    that are right, with guidance, for the prompts of `starter_questions.py`.
     """
 
     clips: int
@@ -49,6 +52,12 @@ class Scores(Rounded):
     direction_unguided: float
     red_without_negative: float
     red_with_negative: float
+    held_out_wordings: float
+    unseen_pairs: float
+    two_objects: float
+    unseen_together: float
+    sizes: float
+    backgrounds: float
 
 
 def base_grid(num_seeds: int) -> list[tuple[str, str, str, int]]:
@@ -62,6 +71,26 @@ def in_batches(count: int) -> Iterator[range]:
         yield range(first, min(first + BATCH, count))
 
 
+def each_clip(
+    make_clips: MakeClips,
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    seeds: Sequence[int],
+    guidance_scale: float,
+    report: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Make a clip (F, H, W, 3) of each prompt; `report` is told how many were finished."""
+    for part in in_batches(len(prompts)):
+        frames = make_clips(
+            [prompts[k] for k in part],
+            [negatives[k] for k in part],
+            [seeds[k] for k in part],
+            guidance_scale,
+        )
+        yield from frames
+        report(len(part))
+
+
 def measure_prompts(
     make_clips: MakeClips,
     prompts: Sequence[str],
@@ -71,17 +100,24 @@ def measure_prompts(
     report: Callable[[int], None],
 ) -> list[Measurement]:
     """Make a clip of each prompt and measure it; `report` is told the clips finished."""
-    found: list[Measurement] = []
-    for part in in_batches(len(prompts)):
-        frames = make_clips(
-            [prompts[k] for k in part],
-            [negatives[k] for k in part],
-            [seeds[k] for k in part],
-            guidance_scale,
-        )
-        found.extend(measure_clip(clip) for clip in frames)
-        report(len(part))
-    return found
+    clips = each_clip(make_clips, prompts, negatives, seeds, guidance_scale, report)
+    return [measure_clip(clip) for clip in clips]
+
+
+def share_answered(
+    name: str,
+    make_clips: MakeClips,
+    guidance_scale: float,
+    num_seeds: int,
+    report: Callable[[int], None],
+) -> float:
+    """Return the share of right answers to the questions `name` of `starter_questions.py`."""
+    asked: list[Question] = make_questions(name, num_seeds)
+    prompts = [one.prompt for one in asked]
+    empty = [""] * len(asked)
+    clips = each_clip(make_clips, prompts, empty, range(len(asked)), guidance_scale, report)
+    pairs = zip(clips, asked, strict=True)
+    return share([is_right(name, clip, one.wanted) for clip, one in pairs])
 
 
 def share(flags: Sequence[bool]) -> float:
@@ -96,7 +132,7 @@ def score_starter(
     num_seeds: int = 2,
     report: Callable[[int], None] = lambda _: None,
 ) -> Scores:
-    """Measure colour, direction and shape over all base prompts, and what guidance changes.
+    """Measure a starter over all base prompts and further questions, and what guidance changes.
 
     Args:
         make_clips: makes videos; see `MakeClips`.
@@ -116,6 +152,10 @@ def score_starter(
     free = measure_prompts(make_clips, partial, none, many, guidance_scale, report)
     red = ["red"] * NEGATIVE_CLIPS
     negated = measure_prompts(make_clips, partial, red, many, guidance_scale, report)
+    answered = {
+        name: share_answered(name, make_clips, guidance_scale, num_seeds, report)
+        for name in QUESTIONS
+    }
     wanted = list(zip(grid, guided, plain, strict=True))
     return Scores(
         clips=len(grid),
@@ -127,12 +167,14 @@ def score_starter(
         direction_unguided=share([seen.direction == spec[2] for spec, _, seen in wanted]),
         red_without_negative=share([seen.color == "red" for seen in free]),
         red_with_negative=share([seen.color == "red" for seen in negated]),
+        **answered,
     )
 
 
 def total_clips(num_seeds: int = 2) -> int:
     """Return how many clips `score_starter` makes."""
-    return 2 * len(base_grid(num_seeds)) + 2 * NEGATIVE_CLIPS
+    asked = sum(len(make_questions(name, num_seeds)) for name in QUESTIONS)
+    return 2 * len(base_grid(num_seeds)) + 2 * NEGATIVE_CLIPS + asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,15 @@
 """The starter's own tokenizer and T5 encoder: small, but of the kind and in the files of T5-XXL.
 
-The encoder learns to read before the transformer learns to draw: every row of its output has to
-tell its own word, and those of hidden words the word that fits. Then it is frozen, as Latte's own
-is. (Trained together with the transformer, it made "left" and "right" the same.)
+The encoder learns to read before the transformer learns to draw (see `starter_reading.py`). Then it
+is frozen, as Latte's own is. (Trained together with the transformer, it made "left" and "right" the
+same.)
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import random
 import string
 import tempfile
@@ -16,23 +17,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from ..types import TEXT_TOKENS
-from .drawing import (
-    all_captions,
-    make_caption,
-    make_clip_spec,
-)
+from .captions import all_words
 from .optimizer import make_adamw, seed_global, take_step
+from .starter_reading import ReadingHeads, draw_captions, read_batch
+
+logger = logging.getLogger("latte")
 
 TEXT_WIDTH = 128
 NUM_PIECES = 256
 EXTRA_IDS = 100  # sentinel tokens that T5 tokenizers append
-READING_BATCH = 64
+READING_BATCH = 96
 READING_RATE = 1e-3
-HIDDEN_WORDS = 0.2
+HIDDEN_WORDS = 0.05
+REPORT_EVERY = 100
 LETTERS = string.ascii_lowercase + string.digits + ".,-'!?"
 
 
@@ -42,7 +42,7 @@ def word_salad(num_sentences: int = 3000) -> list[str]:
     SentencePiece keeps a piece only if it was seen before different continuations.
     """
     rng = random.Random(0)
-    words = sorted({word for caption in all_captions() for word in caption.split()})
+    words = all_words()
     return [" ".join(rng.choices(words, k=6)) for _ in range(num_sentences)]
 
 
@@ -141,24 +141,26 @@ def hide_words(ids: Tensor, hidden_id: int, rng: random.Random) -> Tensor:
     return hidden
 
 
-def train_text_encoder(tokenizer: Any, num_steps: int, *, seed: int) -> Any:
-    """Return a T5 encoder whose every row tells its own word, hidden ones from the others."""
+def train_text_encoder(
+    tokenizer: Any, num_steps: int, *, seed: int, batch_size: int = READING_BATCH
+) -> Any:
+    """Return a T5 encoder whose every row tells its word and the object that it belongs to."""
     seed_global(seed)
     encoder = build_text_encoder(tokenizer)
-    head = nn.Linear(TEXT_WIDTH, encoder.config.vocab_size)
-    parameters = [*encoder.parameters(), *head.parameters()]
+    heads = ReadingHeads(TEXT_WIDTH, encoder.config.vocab_size)
+    parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = make_adamw(parameters, READING_RATE, weight_decay=0.01)
     hidden_id = tokenizer.convert_tokens_to_ids("<extra_id_0>")
     for step in range(num_steps):
         rng = random.Random(f"{seed}-reading-{step}")
-        captions = [make_caption(make_clip_spec(rng), rng) for _ in range(READING_BATCH)]
-        batch = tokenizer(captions, padding=True, return_tensors="pt")
+        batch, labels = read_batch(tokenizer, draw_captions(rng, batch_size))
         shown = hide_words(batch.input_ids, hidden_id, rng)
         rows = encoder(input_ids=shown, attention_mask=batch.attention_mask).last_hidden_state
-        real = batch.attention_mask.bool()
         for group in optimizer.param_groups:
             left = (num_steps - step) / max(num_steps / 3, 1)
             group["lr"] = READING_RATE * min((step + 1) / 50, 1.0, left)
-        loss = functional.cross_entropy(head(rows[real]), batch.input_ids[real])
+        loss = heads(rows, batch.input_ids, batch.attention_mask, labels)
         take_step(loss, optimizer, parameters)
+        if step % REPORT_EVERY == 0 or step == num_steps - 1:
+            logger.info("text encoder %d/%d loss %.4f", step, num_steps, loss.item())
     return encoder.eval()

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..types import SCALING_FACTOR
-from .drawing import BACKGROUND, CLIP_FRAMES, draw_clips, draw_frames, make_clip_spec
+from .drawing import CLIP_FRAMES, draw_clips, draw_frames
 from .optimizer import make_adamw, seed_global, take_step
+from .scenes import ClipSpec, Mixture, make_clip_spec
 from .state import load_state, save_state
 
 logger = logging.getLogger("latte")
@@ -27,6 +29,7 @@ CLIP_WINDOW = 8  # frames of a clip the temporal decoder is trained on at a time
 LATENT_NOISE = 0.03  # of the latents' deviation, so that the decoder forgives small errors
 KL_WEIGHT = 1e-6
 OBJECT_WEIGHT = 4.0
+VAE_MIXTURE = Mixture(sized=0.15, backgrounds=0.4, pairs=0.3, extras=0.5)
 
 
 def build_image_vae() -> Any:
@@ -58,20 +61,29 @@ def build_temporal_vae() -> Any:
     )
 
 
+def random_specs(rng: random.Random, count: int) -> list[ClipSpec]:
+    """Draw clips of all kinds that a starter may be trained on."""
+    return [make_clip_spec(rng, mixture=VAE_MIXTURE) for _ in range(count)]
+
+
 def random_images(rng: random.Random, count: int) -> Tensor:
     """Draw single frames of random clips: (N, 3, 64, 64) in [-1, 1]."""
-    specs = [make_clip_spec(rng) for _ in range(count)]
     moments = torch.tensor([[rng.random()] for _ in range(count)])
-    return draw_frames(specs, moments)[:, 0] * 2 - 1
+    return draw_frames(random_specs(rng, count), moments)[:, 0] * 2 - 1
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute plus squared error, the object weighted above the background."""
-    background = torch.tensor(BACKGROUND).view(3, 1, 1) * 2 - 1
+    """Mean absolute plus squared error, objects weighted above the background."""
+    background = target[..., :1, :1]  # no object reaches the corner
     is_object = ((target - background).abs().amax(dim=-3, keepdim=True) > 0.02).float()
     error = output - target
     weight = 1 + OBJECT_WEIGHT * is_object
     return (weight * (error.abs() + 2 * error.square())).mean()
+
+
+def add_latent_noise(latents: Tensor) -> Tensor:
+    """Add noise of LATENT_NOISE times the latents' deviation."""
+    return latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
 
 
 def learning_rate(step: int, num_steps: int, peak: float) -> float:
@@ -80,10 +92,27 @@ def learning_rate(step: int, num_steps: int, peak: float) -> float:
     return peak * min((step + 1) / 100, 1.0, (num_steps - step) / decay_steps)
 
 
-def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: float = 2e-3) -> Any:
-    """Train the image VAE; resumes from `folder` when an earlier run was stopped there."""
+def train_image_vae(
+    folder: Path,
+    num_steps: int,
+    *,
+    seed: int = 0,
+    peak_rate: float = 2e-3,
+    start_from: Mapping[str, Tensor] | None = None,
+) -> Any:
+    """Train the image VAE; resumes from `folder` when an earlier run was stopped there.
+
+    Args:
+        folder: keeps the state of unfinished training.
+        num_steps: optimizer steps.
+        seed: of all random choices.
+        peak_rate: learning rate after the warm-up.
+        start_from: weights of an image VAE to go on from.
+    """
     seed_global(seed)
-    vae = build_image_vae().to(memory_format=torch.channels_last)
+    vae = build_image_vae()
+    if start_from is not None:
+        vae.load_state_dict(start_from)
     optimizer = make_adamw(vae.parameters(), peak_rate, betas=(0.9, 0.98))
     start = load_state(folder / "image_vae.pt", vae, optimizer)
     began = time.monotonic()
@@ -91,10 +120,9 @@ def train_image_vae(folder: Path, num_steps: int, *, seed: int = 0, peak_rate: f
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, peak_rate)
         images = random_images(random.Random(f"{seed}-image-{step}"), IMAGE_BATCH)
-        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = vae.encode(images).latent_dist
-            output = vae.decode(posterior.sample()).sample
+            output = vae.decode(add_latent_noise(posterior.sample())).sample
         loss = reconstruction_loss(output.float(), images)
         loss = loss + KL_WEIGHT * posterior.kl().float().mean()
         take_step(loss, optimizer, vae.parameters())
@@ -178,13 +206,12 @@ def train_temporal_vae(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, peak_rate)
         rng = random.Random(f"{seed}-temporal-{step}")
-        clips = draw_clips([make_clip_spec(rng) for _ in range(CLIP_BATCH)])
+        clips = draw_clips(random_specs(rng, CLIP_BATCH))
         first = rng.randrange(CLIP_FRAMES - CLIP_WINDOW + 1)
         frames = clips[:, first : first + CLIP_WINDOW].flatten(0, 1) * 2 - 1
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
-                latents = vae.encode(frames).latent_dist.mean
-                latents = latents + LATENT_NOISE / SCALING_FACTOR * torch.randn_like(latents)
+                latents = add_latent_noise(vae.encode(frames).latent_dist.mean)
             output = vae.decode(latents, num_frames=CLIP_WINDOW).sample.float()
         loss = reconstruction_loss(output, frames)
         take_step(loss, optimizer, vae.decoder.parameters())

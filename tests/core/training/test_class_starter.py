@@ -15,7 +15,7 @@ from latte_core.cli.main import main
 from latte_core.errors import IncompatibleInputsError
 from latte_core.training.class_starter import train_class_starter
 from latte_core.training.drawing import COLORS, SHAPES, draw_clips, make_clip_spec
-from latte_core.training.starter_class import CLASS_NAMES, class_of
+from latte_core.training.starter_recipe import CLASS_NAMES
 from latte_core.training.starter_scores import score_class_starter, total_class_clips
 
 
@@ -64,8 +64,8 @@ def test_every_variant_is_trained_and_opened_as_what_it_is(variant: int, tmp_pat
 
 
 def test_every_color_and_shape_has_its_class() -> None:
-    labels = [class_of(color, shape) for color in COLORS for shape in SHAPES]
-    assert labels == list(range(18))
+    assert len(set(CLASS_NAMES)) == len(CLASS_NAMES) == 18
+    assert set(CLASS_NAMES) == {f"{color} {shape}" for color in COLORS for shape in SHAPES}
 
 
 def test_scores_are_right_when_clips_show_their_class() -> None:
@@ -99,8 +99,8 @@ def test_contradicting_sources_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path / "mine")
-    both = ["--start-from", folder, "--keep-vae-of", folder]
+    both = ["--start-from", folder, "--base", folder]
     assert main(["train-starter", folder, *both]) == 2
-    assert "Leave one of them out" in capsys.readouterr().err
-    assert main(["train-starter", folder, "--kind", "class", "--keep-vae-of", folder]) == 2
-    assert "no VAE of its own" in capsys.readouterr().err
+    assert "Leave one of them" in capsys.readouterr().err
+    assert main(["train-starter", folder, "--variant", "2"]) == 2
+    assert "variant 1 only" in capsys.readouterr().err

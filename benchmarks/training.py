@@ -1,0 +1,383 @@
+"""Time a training update of ours against the authors' recipe, on one small Latte in one process.
+
+    python benchmarks/training.py [--pairs 10] [--depth 8] [--hidden 192]
+
+The authors' recipe (latte.md 2, 10) as its formulas say it: each block evaluates its modulation for
+every frame (spatial blocks) or every place (temporal blocks), attention is an explicit softmax, the
+loss is computed from tables cast at each step, the gradient's norm is always taken, AdamW has
+torch's defaults and the average is updated weight by weight. Ours is `latte_core.training`. Both
+start from the same weights and see the same clips, noise and timesteps; both run in turn, the order
+changing from pair to pair, after a warm-up. Printed are the median of the pairwise ratios of tokens
+per second (above 1: ours is faster), the difference of the losses, and the peak of memory that an
+update needs with and without checkpointed activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH = 4
+
+
+def import_core(name: str) -> Any:
+    """Import a module of latte_core by file location; the root stays off sys.path."""
+    import importlib
+    import importlib.util
+
+    if "latte_core" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "latte_core",
+            ROOT / "latte_core" / "__init__.py",
+            submodule_search_locations=[str(ROOT / "latte_core")],
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["latte_core"] = module
+        spec.loader.exec_module(module)
+    return importlib.import_module(f"latte_core.{name}")
+
+
+def model_of(depth: int, hidden: int) -> Any:
+    """Return a class-conditional Latte, 16 frames of 16 x 16 cells, with weights that do things."""
+    config = import_core("latte_config").LatteConfig(
+        input_size=16,
+        hidden_size=hidden,
+        depth=depth,
+        num_heads=hidden // 48,
+        num_frames=16,
+        conditioning="class",
+        num_classes=10,
+    )
+    model = import_core("model.latte").Latte(config)
+    for value in model.parameters():
+        if value.requires_grad and value.ndim > 1:
+            nn.init.normal_(value, std=0.02)
+    return model
+
+
+class Recipe:
+    """The authors' update, on a copy of the weights."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = copy.deepcopy(model).train()
+        self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
+        trained = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0)
+        betas = torch.linspace(1e-4, 2e-2, 1000, dtype=torch.float64)
+        alphas = torch.cumprod(1 - betas, 0)
+        before = torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+        variance = betas * (1 - before) / (1 - alphas)
+        self.tables = {
+            "signal": alphas.sqrt(),
+            "noise": (1 - alphas).sqrt(),
+            "recip": (1 / alphas).sqrt(),
+            "recip_minus": (1 / alphas - 1).sqrt(),
+            "first": betas * before.sqrt() / (1 - alphas),
+            "second": (1 - before) * (1 - betas).sqrt() / (1 - alphas),
+            "lower": torch.log(torch.cat([variance[1:2], variance[1:]])),
+            "upper": torch.log(betas),
+        }
+
+    def table(self, name: str, timesteps: Tensor, like: Tensor) -> Tensor:
+        """Return entries of a table, cast and spread to the shape of the latents."""
+        values = self.tables[name][timesteps].float()
+        return values.view(-1, 1, 1, 1, 1) + torch.zeros_like(like)
+
+    def attention(self, layer: Any, x: Tensor) -> Tensor:
+        """Attend with an explicit softmax."""
+        heads = self.model.config.num_heads
+        rows, count, width = x.shape
+        qkv = layer.qkv(x).reshape(rows, count, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        weights = (q @ k.transpose(-2, -1) * (width // heads) ** -0.5).softmax(dim=-1)
+        return layer.proj((weights @ v).transpose(1, 2).reshape(rows, count, width))
+
+    def block(self, block: Any, x: Tensor, condition: Tensor) -> Tensor:
+        """Run a block on rows (R, N, D) with a condition for each row."""
+        parts = block.adaLN_modulation[1](functional.silu(condition)).unsqueeze(1).chunk(6, dim=2)
+        width = x.shape[-1]
+        hidden = functional.layer_norm(x, (width,), eps=1e-6) * (1 + parts[1]) + parts[0]
+        x = x + parts[2] * self.attention(block.attn, hidden)
+        hidden = functional.layer_norm(x, (width,), eps=1e-6) * (1 + parts[4]) + parts[3]
+        mlp = block.mlp
+        hidden = mlp.fc2(functional.gelu(mlp.fc1(hidden), approximate="tanh"))
+        return x + parts[5] * hidden
+
+    def predict(self, noisy: Tensor, timesteps: Tensor, labels: Tensor, dropped: Tensor) -> Tensor:
+        """Return noise and variance logits (B, 8, F, h, w)."""
+        model: Any = self.model
+        batch, _, frames, height, width = noisy.shape
+        pictures = noisy.transpose(1, 2).flatten(0, 1)
+        x = model.x_embedder.proj(pictures).flatten(2).transpose(1, 2) + model.pos_embed
+        places = x.shape[1]
+        half = torch.exp(-math.log(10000) * torch.arange(128) / 128)
+        angles = timesteps[:, None].float() * half
+        features = torch.cat([angles.cos(), angles.sin()], dim=1)
+        labels = torch.where(dropped, model.config.num_classes, labels)
+        first, _, second = model.t_embedder.mlp
+        signal = second(functional.silu(first(features)))
+        signal = signal + model.y_embedder.embedding_table(labels)
+        spatial = signal.repeat_interleave(frames, 0)
+        temporal = signal.repeat_interleave(places, 0)
+        for index, block in enumerate(model.blocks):
+            if index % 2 == 0:
+                x = self.block(block, x, spatial)
+                continue
+            x = x.view(batch, frames, places, -1).transpose(1, 2).flatten(0, 1)
+            if index == 1:
+                x = x + model.temp_embed
+            x = self.block(block, x, temporal)
+            x = x.view(batch, places, frames, -1).transpose(1, 2).flatten(0, 1)
+        final = model.final_layer
+        shift, scale = (
+            final.adaLN_modulation[1](functional.silu(spatial)).unsqueeze(1).chunk(2, dim=2)
+        )
+        x = functional.layer_norm(x, (x.shape[-1],), eps=1e-6) * (1 + scale) + shift
+        rows = height // 2
+        x = final.linear(x).view(batch, frames, rows, width // 2, 2, 2, -1)
+        return torch.einsum("bfhwpqc->bcfhpwq", x).reshape(batch, -1, frames, height, width)
+
+    def loss(
+        self, output: Tensor, clean: Tensor, noisy: Tensor, noise: Tensor, t: Tensor
+    ) -> Tensor:
+        """Return the mean of squared error and variational term."""
+        guess, logits = output.chunk(2, dim=1)
+        frozen = guess.detach()
+        share = (logits + 1) / 2
+        upper, lower = self.table("upper", t, clean), self.table("lower", t, clean)
+        log_variance = share * upper + (1 - share) * lower
+        clean_guess = self.table("recip", t, clean) * noisy
+        clean_guess = clean_guess - self.table("recip_minus", t, clean) * frozen
+        first, second = self.table("first", t, clean), self.table("second", t, clean)
+        mean, true = first * clean_guess + second * noisy, first * clean + second * noisy
+        kl = 0.5 * (
+            -1
+            + log_variance
+            - lower
+            + torch.exp(lower - log_variance)
+            + (true - mean) ** 2 * torch.exp(-log_variance)
+        )
+        inverse = torch.exp(-0.5 * log_variance)
+
+        def cdf(x: Tensor) -> Tensor:
+            return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+        plus, minus = (
+            cdf(inverse * (clean - mean + 1 / 255)),
+            cdf(inverse * (clean - mean - 1 / 255)),
+        )
+        inner = torch.log((plus - minus).clamp(min=1e-12))
+        first_bin = torch.log(plus.clamp(min=1e-12))
+        last_bin = torch.log((1 - minus).clamp(min=1e-12))
+        likelihood = torch.where(
+            clean < -0.999, first_bin, torch.where(clean > 0.999, last_bin, inner)
+        )
+        bound = torch.where(
+            t == 0, -likelihood.flatten(1).mean(1), kl.flatten(1).mean(1)
+        ) / math.log(2)
+        return ((noise - guess) ** 2).flatten(1).mean(1).add(bound).mean()
+
+    def update(self, case: Case) -> float:
+        """Take one step and return the loss."""
+        signal = self.table("signal", case.timesteps, case.latents)
+        noisy = signal * case.latents
+        noisy = noisy + self.table("noise", case.timesteps, case.latents) * case.noise
+        output = self.predict(noisy, case.timesteps, case.labels, case.dropped)
+        loss = self.loss(output, case.latents, noisy, case.noise, case.timesteps)
+        loss.backward()
+        trained = [value for value in self.model.parameters() if value.grad is not None]
+        torch.nn.utils.get_total_norm([value.grad for value in trained])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for name, value in self.model.named_parameters():
+                self.average[name].mul_(0.9999).add_(value, alpha=1 - 0.9999)
+        return loss.item()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """What an update is made with."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    labels: Tensor
+    dropped: Tensor
+
+
+def make_case(seed: int) -> Case:
+    """Draw a batch."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (BATCH, 4, 16, 16, 16)
+    return Case(
+        latents=torch.randn(shape, generator=generator),
+        noise=torch.randn(shape, generator=generator),
+        timesteps=torch.randint(1000, (BATCH,), generator=generator),
+        labels=torch.randint(10, (BATCH,), generator=generator),
+        dropped=torch.rand(BATCH, generator=generator) < 0.1,
+    )
+
+
+class Ours:
+    """An update of `latte_core.training`, on a copy of the weights."""
+
+    def __init__(self, model: Any, checkpointed: bool = False) -> None:
+        training = import_core("training.denoiser"), import_core("training.objective")
+        self.network = (
+            training[0].Denoiser(copy.deepcopy(model), checkpoint_activations=checkpointed).train()
+        )
+        self.objective = training[1].Objective()
+        self.workers = import_core("training.workers").OneProcess("float32", "cpu")
+        named = self.network.transformer.named_parameters()
+        self.trained = {name: value for name, value in named if value.requires_grad}
+        self.average = import_core("training.ema").Average(self.trained, 0.9999)
+        self.optimizer = import_core("training.optimizer").make_adamw(
+            list(self.trained.values()), 1e-4
+        )
+        self.batch_of = import_core("training.examples").Batch
+
+    def update(self, case: Case) -> float:
+        """Take one step and return the loss."""
+        batch = self.batch_of(
+            latents=case.latents,
+            noise=case.noise,
+            timesteps=case.timesteps,
+            num_images=0,
+            positions=None,
+            context=None,
+            mask=None,
+            image_context=None,
+            image_mask=None,
+            labels=case.labels,
+            image_labels=None,
+            dropped=case.dropped,
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        noisy = self.objective.add_noise(case.latents, case.noise, case.timesteps)
+        output = self.network(noisy, batch)
+        loss = self.objective.losses(output, case.latents, case.noise, case.timesteps).total.mean()
+        self.workers.backward(loss)
+        self.workers.step(self.optimizer, list(self.trained.values()), 0.0)
+        self.average.update(self.trained, 0)
+        return loss.item()
+
+
+def timed(update: Callable[[Case], float], case: Case) -> tuple[float, float]:
+    """Return CPU-seconds and wall seconds of one update."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    update(case)
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def compare(depth: int, hidden: int, pairs: int, seed: int) -> dict[str, Any]:
+    """Run the interleaved pairs and return the figures."""
+    torch.manual_seed(seed)
+    model = model_of(depth, hidden)
+    recipe, ours = Recipe(model), Ours(model)
+    losses = [(recipe.update(make_case(k)), ours.update(make_case(k))) for k in range(2)]
+    cpu_ratios, wall_ratios, ours_wall = [], [], []
+    for index in range(pairs):
+        case = make_case(100 + index)
+        order = (recipe, ours) if index % 2 else (ours, recipe)
+        times = {id(one): timed(one.update, case) for one in order}
+        cpu_ratios.append(times[id(recipe)][0] / times[id(ours)][0])
+        wall_ratios.append(times[id(recipe)][1] / times[id(ours)][1])
+        ours_wall.append(times[id(ours)][1])
+    tokens = BATCH * 16 * 64
+    return {
+        "ratio_cpu_median": statistics.median(cpu_ratios),
+        "ratio_wall_median": statistics.median(wall_ratios),
+        "ratio_cpu_all": [round(value, 3) for value in cpu_ratios],
+        "ours_tokens_per_second": round(tokens / statistics.median(ours_wall)),
+        "losses_recipe_ours": losses,
+        "max_loss_difference": max(abs(a - b) for a, b in losses),
+        "depth": depth,
+        "hidden_size": hidden,
+        "clips": BATCH,
+        "tokens_per_clip": 16 * 64,
+        "pairs": pairs,
+        "seed": seed,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": f"{platform.machine()} {platform.system()}",
+    }
+
+
+def peak_of_updates(depth: int, hidden: int, checkpointed: bool) -> float:
+    """Return by how many MB two updates raise this process's memory at its peak.
+
+    Gradients, both moments of AdamW and the average are part of it.
+    """
+    torch.manual_seed(0)
+    ours = Ours(model_of(depth, hidden), checkpointed)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak counts from here
+    before = memory_of("VmRSS")
+    for k in range(2):
+        ours.update(make_case(k))
+    return memory_of("VmHWM") - before
+
+
+def memory_of(name: str) -> float:
+    """Return an entry of this process's memory, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def measure_memory(depth: int, hidden: int) -> dict[str, float]:
+    """Measure the peaks, each in a process of its own."""
+    peaks: dict[str, float] = {}
+    for name in ("kept", "checkpointed"):
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "peak.json"
+            sizes = ["--depth", str(depth), "--hidden", str(hidden)]
+            command = [sys.executable, __file__, "--memory", name, "--json", str(target), *sizes]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            peaks[f"peak_mb_{name}"] = json.loads(target.read_text())
+    return peaks
+
+
+def main() -> None:
+    """Read the options, run, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory", choices=("kept", "checkpointed"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory is not None:
+        checkpointed = options.memory == "checkpointed"
+        peak = peak_of_updates(options.depth, options.hidden, checkpointed)
+        options.json.write_text(json.dumps(round(peak, 1)))
+        return
+    figures = compare(options.depth, options.hidden, options.pairs, options.seed)
+    figures |= measure_memory(options.depth, options.hidden)
+    print(json.dumps(figures, indent=2))
+    print(f"ours / the authors' recipe, tokens per second: {figures['ratio_cpu_median']:.3f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

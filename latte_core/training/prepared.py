@@ -1,0 +1,72 @@
+"""The prepared sets of a run; folders of videos are made into sets in the run's own folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ..data.frame_sampling import STYLES
+from ..data.prepare import PrepareSettings, PrepareStep, prepare_set
+from ..data.set_format import SET_FILE
+from ..errors import InvalidInputError
+from .run_folder import RunFolder
+from .train_config import TrainConfig
+
+TOLD_EVERY = 10  # steps of preparing between two entries of status.json
+
+logger = logging.getLogger("latte")
+
+
+def prepared_sets(config: TrainConfig, folder: RunFolder, device: torch.device) -> list[Path]:
+    """Return the folder of each prepared set of a run, preparing what is not prepared yet.
+
+    Args:
+        config: `data` names sets, or folders of videos.
+        folder: of the run; sets that are made go into it.
+        device: to encode on.
+
+    Raises:
+        InvalidInputError: for data that does not exist.
+        LatteError: whatever `prepare_set` finds wrong with the videos.
+    """
+    found: list[Path] = []
+    for number, name in enumerate(config.data):
+        source = Path(name)
+        if not source.is_dir():
+            raise InvalidInputError(
+                f"There is no folder {source.name} to train on. Give a folder of videos, or a set "
+                "made by: python -m latte_core prepare"
+            )
+        if (source / SET_FILE).is_file():
+            found.append(source)
+        else:
+            found.append(prepare(source, folder.path / f"data-{number}", config, folder, device))
+    return found
+
+
+def prepare(
+    source: Path, target: Path, config: TrainConfig, folder: RunFolder, device: torch.device
+) -> Path:
+    """Make a set of a folder of videos with the models of the run, and return its folder."""
+    if (target / SET_FILE).is_file():
+        return target
+    logger.info("Preparing the videos of %s.", source.name)
+    style = config.frame_choice if config.frame_choice in STYLES else STYLES[0]
+    settings = PrepareSettings(
+        num_frames=config.num_frames,
+        interval=config.interval if style == STYLES[1] else 1,
+        has_flips=config.flip,
+    )
+
+    def tell(step: PrepareStep) -> None:
+        if step.done % TOLD_EVERY == 0:
+            folder.write_status(
+                "preparing",
+                num_steps=config.num_steps,
+                message=f"{step.what}: {step.done} of {step.total}",
+            )
+
+    prepare_set(source, target, config.model, settings, device=device, callback=tell)
+    return target

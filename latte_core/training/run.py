@@ -1,0 +1,113 @@
+"""Train: from a config to the trained weights, in one process or in many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import LatteError
+from .prepared import prepared_sets
+from .run_folder import RunFolder
+from .subject import Subject, open_subject
+from .train_config import TrainConfig
+from .train_data import TrainData
+from .trainer import Report, StopAsked, Trainer, never, num_parameters
+from .workers import Workers, find_workers
+
+# What may differ when a run is gone on with: how long it is, and what it only shows or keeps.
+CHANGEABLE = frozenset(
+    ("num_steps", "log_every", "save_every", "keep", "micro_batch", "checkpoint_activations")
+) | frozenset(("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "data"))
+
+logger = logging.getLogger("latte")
+
+
+def ignore(_: Report) -> None:
+    """Do nothing with a report."""
+
+
+def train(
+    config: TrainConfig,
+    *,
+    device: torch.device | str | None = None,
+    should_stop: StopAsked = never,
+    on_report: Callable[[Report], None] = ignore,
+    workers: Workers | None = None,
+) -> Path:
+    """Run a training to its end, or go on with one that was stopped or killed.
+
+    In processes that `accelerate launch` or `torchrun` started, each calls this.
+
+    Args:
+        config: see `TrainConfig`.
+        device: left out: the accelerator if there is one, else the CPU.
+        should_stop: asked before each update; the run then ends with a checkpoint.
+        on_report: told the losses every `log_every` updates.
+        workers: the processes; left out: those that this one was started with.
+
+    Returns:
+        The folder or file of the trained weights.
+
+    Raises:
+        InvalidInputError, CheckpointError: for a config, model or data that cannot be used.
+        NonFiniteError: if the training breaks down.
+    """
+    workers = workers or find_workers(config.precision, device)
+    folder = RunFolder(config.output)
+    try:
+        if workers.rank == 0:
+            folder.open(config.to_dict(), CHANGEABLE)
+            folder.write_status("preparing", num_steps=config.num_steps)
+        workers.wait()
+        subject = open_subject(config, workers.device)
+        data = open_data(config, subject, workers, folder)
+        trainer = Trainer(config, subject, data, workers, folder, on_report)
+        if workers.rank == 0:
+            tell(config, subject, data, workers)
+        trainer.run(should_stop)
+    except LatteError as error:
+        if workers.rank == 0 and folder.path.is_dir():
+            folder.write_status("failed", message=str(error))
+        raise
+    finally:
+        workers.close()
+    return folder.result
+
+
+def open_data(
+    config: TrainConfig, subject: Subject, workers: Workers, folder: RunFolder
+) -> TrainData:
+    """Open the prepared sets of a run; folders of videos are prepared first, by one process."""
+    if workers.rank == 0:
+        prepared_sets(config, folder, workers.device)
+    workers.wait()
+    return TrainData.open(
+        prepared_sets(config, folder, workers.device),
+        config,
+        task=subject.task,
+        text_width=subject.text_width,
+        num_classes=subject.num_classes,
+        class_names=subject.class_names,
+    )
+
+
+def tell(config: TrainConfig, subject: Subject, data: TrainData, workers: Workers) -> None:
+    """Log what is trained on what."""
+    what = "an adapter" if config.lora is not None else "all weights"
+    count = num_parameters(subject.trained())
+    logger.info(
+        "Training %s (%.2f M numbers) from %s on %d clips, %s, %d at a time in %d process%s.",
+        what,
+        count / 1e6,
+        subject.base.name,
+        len(data),
+        subject.task,
+        config.batch_size,
+        workers.size,
+        "" if workers.size == 1 else "es",
+    )
+    if data.too_short:
+        logger.info("%d clips have too few frames and are left out.", data.too_short)

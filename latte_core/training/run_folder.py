@@ -1,0 +1,159 @@
+"""The folder of a training run: what it writes, what others read, and how it is told to stop.
+
+config.json           the settings
+status.json           where the run is; rewritten whole, so it is never read half
+log.jsonl             one line of numbers for each report
+loss.png              the losses so far
+samples/              pictures and videos made as it goes
+checkpoints/step-N/   everything a resumed run needs; the newest few
+result/               the trained weights, in the layout that everything here opens
+STOP                  made by whoever wants the run to end after the update it is in
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from ..errors import InvalidInputError
+from ..files import atomic_write
+from ..parts import read_json
+from .state import read_state, write_state
+
+RunState = Literal["preparing", "running", "stopped", "finished", "failed"]
+ENDED = ("stopped", "finished", "failed")
+STATE_FILE = "state.pt"
+STOP_FILE = "STOP"
+STEP_FOLDER = re.compile(r"step-(\d{8})")
+
+
+class RunFolder:
+    """Reads and writes a run's folder.
+
+    Args:
+        path: need not exist.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def samples(self) -> Path:
+        """Where samples go."""
+        return self.path / "samples"
+
+    @property
+    def result(self) -> Path:
+        """Where the trained weights go."""
+        return self.path / "result"
+
+    @property
+    def loss_picture(self) -> Path:
+        """The plot of the losses."""
+        return self.path / "loss.png"
+
+    def open(self, config: Mapping[str, Any], changeable: frozenset[str]) -> None:
+        """Make the folder, or check that the run in it has the same settings.
+
+        Args:
+            config: settings of this run.
+            changeable: keys that may differ when a run is gone on with.
+
+        Raises:
+            InvalidInputError: naming the settings that differ.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / STOP_FILE).unlink(missing_ok=True)
+        written = self.path / "config.json"
+        if written.is_file():
+            before = read_json(written)
+            now = json.loads(json.dumps(config))
+            keys = (before.keys() | now.keys()) - changeable
+            differing = sorted(key for key in keys if before.get(key) != now.get(key))
+            if differing and self.steps():
+                shown = ", ".join(f"{k} was {before.get(k)!r}" for k in differing)
+                raise InvalidInputError(
+                    f"{self.path.name} holds a run with other settings: {shown}. Use those to go "
+                    "on with it, or another output folder for a new run."
+                )
+        self.write_json("config.json", config)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        with atomic_write(self.path / name) as partial:
+            partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+    def write_status(self, state: RunState, **values: Any) -> None:
+        """Say where the run is."""
+        now = {"state": state, "pid": os.getpid(), "time": time.time(), **values}
+        self.write_json("status.json", now)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `write_status` wrote last; empty if there is no run."""
+        path = self.path / "status.json"
+        return read_json(path) if path.is_file() else {}
+
+    def request_stop(self) -> None:
+        """Ask the run to end with a checkpoint after the update it is in."""
+        (self.path / STOP_FILE).touch()
+
+    def is_stop_requested(self) -> bool:
+        """Return whether somebody asked."""
+        return (self.path / STOP_FILE).exists()
+
+    def append_log(self, values: Mapping[str, float]) -> None:
+        """Add a line to the log."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(values) + "\n")
+
+    def log(self) -> list[dict[str, float]]:
+        """Return the whole lines of the log; one that a kill cut off is left out."""
+        path = self.path / "log.jsonl"
+        lines: list[dict[str, float]] = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                entry: object = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and "step" in entry:
+                lines.append(cast("dict[str, float]", entry))
+        return lines
+
+    def trim_log(self, step: int) -> None:
+        """Drop lines of updates that a resumed run makes again."""
+        kept = [entry for entry in self.log() if entry["step"] <= step]
+        if (self.path / "log.jsonl").is_file():
+            with atomic_write(self.path / "log.jsonl") as partial:
+                text = "".join(json.dumps(entry) + "\n" for entry in kept)
+                partial.write_text(text, encoding="utf-8")
+
+    def steps(self) -> list[int]:
+        """Return the updates that there are whole checkpoints of, oldest first."""
+        folder = self.path / "checkpoints"
+        found = [
+            int(match[1])
+            for one in (folder.iterdir() if folder.is_dir() else ())
+            if (match := STEP_FOLDER.fullmatch(one.name)) and (one / STATE_FILE).is_file()
+        ]
+        return sorted(found)
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.path / "checkpoints" / f"step-{step:08d}"
+
+    def save(self, step: int, state: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint, then remove all but the newest `keep`."""
+        write_state(self.checkpoint(step) / STATE_FILE, state)
+        for old in self.steps()[:-keep]:
+            shutil.rmtree(self.checkpoint(old), ignore_errors=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest checkpoint that there is; None if there is none."""
+        steps = self.steps()
+        return read_state(self.checkpoint(steps[-1]) / STATE_FILE) if steps else None
