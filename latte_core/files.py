@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+REPLACE_WAITS = (0.01, 0.05, 0.2, 1.0)  # seconds, where the older file is in use
 
 
 def default_file_mode() -> int:
@@ -14,6 +17,22 @@ def default_file_mode() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Give a file its final name, waiting a moment for one who reads an older file of that name.
+
+    Windows refuses to replace a file that another program has open.
+    """
+    for wait in (*REPLACE_WAITS, None):
+        try:
+            source.replace(target)
+        except PermissionError:
+            if wait is None:
+                raise
+            time.sleep(wait)
+        else:
+            return
 
 
 @contextmanager
@@ -29,6 +48,6 @@ def atomic_write(target: Path) -> Generator[Path]:
         with partial.open("rb+") as handle:
             os.fsync(handle.fileno())
         partial.chmod(default_file_mode())
-        partial.replace(target)
+        replace_file(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -6,6 +6,8 @@ from .conditioning import LatteClassLabel, LatteTextEncode, LatteUnconditional
 from .latents import LatteEmptyLatent, LatteVAEDecode
 from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
 from .samplers import LatteNoise, LatteSampler, LatteScheduler
+from .training import LatteTrain
+from .training_status import LatteStopTraining, LatteTrainingStatus
 
 NODE_CLASS_MAPPINGS = {
     "LatteModelLoader": LatteModelLoader,
@@ -20,6 +22,9 @@ NODE_CLASS_MAPPINGS = {
     "LatteVAEDecode": LatteVAEDecode,
     "LatteClassLabel": LatteClassLabel,
     "LatteUnconditional": LatteUnconditional,
+    "LatteTrain": LatteTrain,
+    "LatteTrainingStatus": LatteTrainingStatus,
+    "LatteStopTraining": LatteStopTraining,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -35,4 +40,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LatteVAEDecode": "Latte VAE Decode",
     "LatteClassLabel": "Latte Class Label",
     "LatteUnconditional": "Latte Unconditional",
+    "LatteTrain": "Latte Train",
+    "LatteTrainingStatus": "Latte Training Status",
+    "LatteStopTraining": "Latte Stop Training",
 }

@@ -52,6 +52,9 @@ NODE_IDS = {
     "LatteScheduler",
     "LatteNoise",
     "LatteVAEDecode",
+    "LatteTrain",
+    "LatteTrainingStatus",
+    "LatteStopTraining",
 }
 
 # Imports the pack as ComfyUI does (by file, under its folder's path) in a process that is watched.

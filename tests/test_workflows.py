@@ -94,6 +94,7 @@ def test_there_are_the_examples_of_this_release() -> None:
         "text_to_video_stock_nodes",
         "text_to_video_latte1",
         "text_to_video_upscale_combine",
+        "train_motion_lora",
         "unconditional",
         "variant_comparison",
     }
@@ -133,7 +134,10 @@ def test_nodes_are_ours_or_recorded_ones_and_say_which_pack_they_come_from(name:
 def test_sockets_are_those_of_the_recorded_nodes(name: str) -> None:
     for node in real_nodes(load(name)):
         recorded = RECORDED[node["type"]]
-        assert {slot["name"]: slot["type"] for slot in node["inputs"]} == recorded["inputs"]
+        linked = [[slot["name"], slot["type"]] for slot in node["inputs"] if "widget" in slot]
+        sockets = {slot["name"]: slot["type"] for slot in node["inputs"] if "widget" not in slot}
+        assert sockets == recorded["inputs"]
+        assert [one for one in linked if one not in recorded["widgets"]] == []
         assert [[slot["name"], slot["type"]] for slot in node["outputs"]] == recorded["outputs"]
 
 
@@ -154,7 +158,8 @@ def test_links_join_sockets_of_one_type_and_are_named_at_both_ends(name: str) ->
     nodes = {node["id"]: node for node in workflow["nodes"]}
     for number, source, out_slot, target, in_slot, kind in workflow["links"]:
         output, entry = nodes[source]["outputs"][out_slot], nodes[target]["inputs"][in_slot]
-        assert output["type"] == entry["type"] == kind
+        assert output["type"] == kind
+        assert entry["type"] in (kind, "*"), "a star takes anything"
         assert number in output["links"] and entry["link"] == number
         assert nodes[source]["order"] < nodes[target]["order"]
 

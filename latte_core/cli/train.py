@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import threading
@@ -66,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     state = RunFolder(config.output).status().get("state")
     if state == "stopped":
         print("Stopped. Start the same command again to go on.")
-    print(f"The weights are in {result}.")
+    if result.exists():
+        print(f"The weights are in {result}.")
     return 0
 
 
@@ -131,8 +133,11 @@ def stop_request(with_input: bool) -> Generator[threading.Event]:
 
 
 def wait_for_end(asked: threading.Event) -> None:
-    """Set the event when standard input ends."""
-    while sys.stdin.buffer.read(4096):
+    """Set the event when standard input ends.
+
+    Read below Python's buffer, whose lock would still be held when the run finishes first.
+    """
+    while os.read(sys.stdin.fileno(), 4096):
         pass
     asked.set()
 

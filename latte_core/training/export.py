@@ -14,17 +14,18 @@ from torch import Tensor
 
 from ..checkpoint.lora_writer import write_lora
 from ..checkpoint.writer import write_safetensors
+from ..class_parts import read_card
 from ..files import atomic_write
 from ..model.latte import Latte
 from ..model.lora import NATIVE_PREFIX, lora_state
-from ..pipeline_parts import STARTER, STARTER_FOLDER
+from ..pipeline_parts import STARTER, STARTER_FOLDER, Defaults
 from .run_folder import RunFolder
 from .subject import Subject, companions_of
 from .train_config import TrainConfig
 
 COMPANIONS = (
     *("text_encoder", "tokenizer", "vae", "vae_temporal_decoder", "scheduler"),
-    *("model_index.json", "card.json"),
+    "model_index.json",
 )
 MOST_COPIED = 64 * 2**20  # bytes; larger text encoders and VAEs stay where they are
 LORA_NAME = "lora.safetensors"
@@ -71,7 +72,9 @@ def write_result(
         return path
     write_transformer(target, subject, weights, class_names)
     if subject.task == "text":
-        copy_companions(companions_of(subject.source), target)
+        source = companions_of(subject.source)
+        copy_companions(source, target)
+        write_text_card(source, target, subject)
     else:
         write_class_files(target, subject, class_names)
     return target
@@ -131,6 +134,16 @@ def copy_companions(source: Path, target: Path, names: tuple[str, ...] = COMPANI
             shutil.copytree(one, target / one.name, dirs_exist_ok=True)
         else:
             shutil.copyfile(one, target / one.name)
+
+
+def write_text_card(source: Path, target: Path, subject: Subject) -> None:
+    """Write how to run the model, where its base says so; what the base scores is left out."""
+    if (source / "card.json").is_file():
+        card = read_card(source)
+        kept = {key: card[key] for key in Defaults.__dataclass_fields__ if key in card}
+        write_json(
+            target / "card.json", {"name": target.parent.name, "base": subject.base.name, **kept}
+        )
 
 
 def write_class_files(target: Path, subject: Subject, class_names: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,16 +19,26 @@ TOLD_EVERY = 10  # steps of preparing between two entries of status.json
 
 logger = logging.getLogger("latte")
 
+StopAsked = Callable[[], bool]
 
-def prepared_sets(config: TrainConfig, folder: RunFolder, device: torch.device) -> list[Path]:
+
+class PreparingStoppedError(Exception):
+    """A run was asked to end while its videos were being prepared; no fault, and never shown."""
+
+
+def prepared_sets(
+    config: TrainConfig, folder: RunFolder, device: torch.device, should_stop: StopAsked
+) -> list[Path]:
     """Return the folder of each prepared set of a run, preparing what is not prepared yet.
 
     Args:
         config: `data` names sets, or folders of videos.
         folder: of the run; sets that are made go into it.
         device: to encode on.
+        should_stop: asked after each clip; what is prepared by then is kept.
 
     Raises:
+        PreparingStoppedError: if asked to.
         InvalidInputError: for data that does not exist.
         LatteError: whatever `prepare_set` finds wrong with the videos.
     """
@@ -42,12 +53,18 @@ def prepared_sets(config: TrainConfig, folder: RunFolder, device: torch.device) 
         if (source / SET_FILE).is_file():
             found.append(source)
         else:
-            found.append(prepare(source, folder.path / f"data-{number}", config, folder, device))
+            target = folder.path / f"data-{number}"
+            found.append(prepare(source, target, config, folder, device, should_stop))
     return found
 
 
 def prepare(
-    source: Path, target: Path, config: TrainConfig, folder: RunFolder, device: torch.device
+    source: Path,
+    target: Path,
+    config: TrainConfig,
+    folder: RunFolder,
+    device: torch.device,
+    should_stop: StopAsked,
 ) -> Path:
     """Make a set of a folder of videos with the models of the run, and return its folder."""
     if (target / SET_FILE).is_file():
@@ -61,6 +78,8 @@ def prepare(
     )
 
     def tell(step: PrepareStep) -> None:
+        if should_stop() or folder.is_stop_requested():
+            raise PreparingStoppedError
         if step.done % TOLD_EVERY == 0:
             folder.write_status(
                 "preparing",

@@ -9,18 +9,22 @@ from pathlib import Path
 import torch
 
 from ..errors import LatteError
-from .prepared import prepared_sets
+from .prepared import PreparingStoppedError, StopAsked, prepared_sets
 from .run_folder import RunFolder
 from .subject import Subject, open_subject
 from .train_config import TrainConfig
 from .train_data import TrainData
-from .trainer import Report, StopAsked, Trainer, never, num_parameters
+from .trainer import Report, Trainer, never, num_parameters
 from .workers import Workers, find_workers
 
 # What may differ when a run is gone on with: how long it is, and what it only shows or keeps.
 CHANGEABLE = frozenset(
-    ("num_steps", "log_every", "save_every", "keep", "micro_batch", "checkpoint_activations")
-) | frozenset(("sample_every", "sample_prompts", "sample_steps", "sample_guidance", "data"))
+    (
+        *("output", "data", "num_steps", "micro_batch", "checkpoint_activations"),
+        *("log_every", "save_every", "keep"),
+        *("sample_every", "sample_prompts", "sample_steps", "sample_guidance"),
+    )
+)
 
 logger = logging.getLogger("latte")
 
@@ -63,11 +67,14 @@ def train(
             folder.write_status("preparing", num_steps=config.num_steps)
         workers.wait()
         subject = open_subject(config, workers.device)
-        data = open_data(config, subject, workers, folder)
+        data = open_data(config, subject, workers, folder, should_stop)
         trainer = Trainer(config, subject, data, workers, folder, on_report)
         if workers.rank == 0:
             tell(config, subject, data, workers)
         trainer.run(should_stop)
+    except PreparingStoppedError:
+        if workers.rank == 0:
+            folder.write_status("stopped", step=0, num_steps=config.num_steps)
     except LatteError as error:
         if workers.rank == 0 and folder.path.is_dir():
             folder.write_status("failed", message=str(error))
@@ -78,14 +85,27 @@ def train(
 
 
 def open_data(
-    config: TrainConfig, subject: Subject, workers: Workers, folder: RunFolder
+    config: TrainConfig,
+    subject: Subject,
+    workers: Workers,
+    folder: RunFolder,
+    should_stop: StopAsked,
 ) -> TrainData:
-    """Open the prepared sets of a run; folders of videos are prepared first, by one process."""
+    """Open the prepared sets of a run; folders of videos are prepared first, by one process.
+
+    Raises:
+        PreparingStoppedError: in every process, if the first was asked to stop.
+    """
+    is_stopped = False
     if workers.rank == 0:
-        prepared_sets(config, folder, workers.device)
-    workers.wait()
+        try:
+            prepared_sets(config, folder, workers.device, should_stop)
+        except PreparingStoppedError:
+            is_stopped = True
+    if workers.any(is_stopped):
+        raise PreparingStoppedError
     return TrainData.open(
-        prepared_sets(config, folder, workers.device),
+        prepared_sets(config, folder, workers.device, never),
         config,
         task=subject.task,
         text_width=subject.text_width,

@@ -113,7 +113,7 @@ def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
         subject = Subject(
             transformer=pipeline.parts.transformer,
             pipeline=pipeline,
-            base=base_of(locate_class_model(config.model)[0]),
+            base=named_base(config.model, locate_class_model(config.model)[0]),
             source=config.model,
         )
     else:
@@ -121,7 +121,7 @@ def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
         subject = Subject(
             transformer=text.parts.transformer,
             pipeline=text,
-            base=base_of(locate(config.model)[0]),
+            base=named_base(config.model, locate(config.model)[0]),
             source=config.model,
         )
     if config.lora is None:
@@ -133,6 +133,11 @@ def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
         generator = torch.Generator().manual_seed(config.seed)
         add_lora(transformer, config.lora, generator=generator)
     return subject
+
+
+def named_base(model: str, path: Path) -> LoraBase:
+    """Describe a base model, under the name that people know: its word, folder or file."""
+    return LoraBase(name=Path(model).name, digest=base_of(path).digest)
 
 
 def fit_length(transformer: nn.Module, num_frames: int) -> None:

@@ -25,6 +25,7 @@ from .learning_rate import rate_at
 from .objective import Objective
 from .optimizer import make_adamw
 from .plot import draw_losses
+from .prepared import StopAsked
 from .preview import Preview
 from .run_folder import RunFolder
 from .sharding import (
@@ -41,8 +42,6 @@ from .train_data import TrainData
 from .workers import Workers
 
 logger = logging.getLogger("latte")
-
-StopAsked = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import api_format, comfy_server
+from latte_test_support import api_format, comfy_server, training_example
 from PIL import Image
 
+from latte_core.cli.main import main as command_line
 from latte_core.video.reader import read_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +99,41 @@ def test_class_example_runs_with_our_ddpm(
     sampler["inputs"].update(method="ddpm", step_string="25")
     video = read_video(written_file(comfy, comfy.run(prompt)))
     assert video.frames.shape == (16, 256, 256, 3)
+
+
+def with_groups(workflow: dict[str, Any], *wanted: str) -> dict[str, Any]:
+    """Return a workflow in which the groups whose titles begin so are active, the others muted."""
+    for group in workflow["groups"]:
+        left, top, width, height = group["bounding"]
+        mode = 0 if group["title"].startswith(wanted) else api_format.MUTED
+        for node in workflow["nodes"]:
+            if 0 <= node["pos"][0] - left < width and 0 <= node["pos"][1] - top < height:
+                node["mode"] = mode
+    return workflow
+
+
+def test_training_example_ends_in_a_lora_that_its_last_group_uses(
+    comfy: comfy_server.ComfyServer, object_info: dict[str, Any]
+) -> None:
+    clips = comfy.base / "input" / training_example.DATA
+    if not clips.is_dir():
+        command_line(["draw-clips", str(clips), "--num", "4"])
+    prompt = api_format.to_api(load("train_motion_lora"), object_info)
+    (train,) = (node for node in prompt.values() if node["class_type"] == "LatteTrain")
+    train["inputs"].update(steps=4, sample_every=2)
+
+    history = comfy.run(prompt)
+
+    (status,) = (one for one in history["outputs"].values() if "images" in one)
+    assert "is finished: 4 of 4 updates" in status["text"][0]
+    sizes = []
+    for entry in status["images"]:
+        with Image.open(comfy.base / "temp" / entry["subfolder"] / entry["filename"]) as picture:
+            sizes.append(picture.size)
+    assert sizes[0] == (960, 480) and len(sizes) == 2
+    prompt = api_format.to_api(with_groups(load("train_motion_lora"), "4."), object_info)
+    path = written_file(comfy, comfy.run(prompt))
+    assert read_video(path).frames.shape == (16, 256, 256, 3)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.json")))

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import api_format, comfy_server
+from latte_test_support import api_format, comfy_server, training_example
+
+from latte_core.cli.main import main as command_line
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install playwright"
@@ -29,6 +31,7 @@ STARTER = ROOT / "latte_core" / "assets" / "starter"
 CHECKOUTS = comfy_server.checkouts()
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 NEEDS_DOWNLOAD = "text_to_video_latte1"
+TRAINING = "train_motion_lora"
 START = {"x": 95, "y": 92, "width": 1440, "height": 810}  # beside and below the page's own bars
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -53,6 +56,12 @@ SHOWS_VIDEO = """width => [...document.querySelectorAll('video')]
 SHOWS_PICTURE = """width => [
     ...document.querySelectorAll('img'), ...app.graph.nodes.flatMap(node => node.imgs ?? [])
 ].some(picture => picture.naturalWidth === width)"""
+TRAIN_BRIEFLY = """() => {
+    const train = app.graph.nodes.find(node => node.type === 'LatteTrain');
+    for (const [name, value] of [['steps', 2], ['sample_every', 0]]) {
+        train.widgets.find(widget => widget.name === name).value = value;
+    }
+}"""
 SAVE = "() => JSON.stringify(app.graph.serialize())"
 SHOW = """items => {
     const area = [Infinity, Infinity, -Infinity, -Infinity];
@@ -96,6 +105,7 @@ def start_server(checkout: Path, base: Path) -> comfy_server.ComfyServer:
     options = ["--front-end-root", page_root] if page_root and checkout == CHECKOUTS[0] else []
     running = comfy_server.start(checkout, base, *options)
     running.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
+    command_line(["draw-clips", str(base / "input" / training_example.DATA), "--num", "4"])
     for path in latte_1_files(base):  # the page only looks at names
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -252,10 +262,14 @@ def test_pressing_run_shows_the_video_or_picture(example: Opened, pictures: Path
     if example.name == NEEDS_DOWNLOAD:
         pytest.skip("needs the weights of Latte-1")
     width = 64 if "stock" in example.name else 256
+    shows = SHOWS_PICTURE if "image" in example.name else SHOWS_VIDEO
+    if example.name == TRAINING:
+        width, shows = 960, SHOWS_PICTURE
+        example.page.evaluate(TRAIN_BRIEFLY)
     show(example.page)  # the page loads only the videos it can show
     example.page.evaluate("async () => { await app.queuePrompt(0) }")
     example.page.wait_for_function(
-        SHOWS_PICTURE if "image" in example.name else SHOWS_VIDEO,
+        shows,
         arg=width,
         timeout=comfy_server.RUN_SECONDS * 1000,
     )

@@ -124,7 +124,14 @@ def test_no_text_input_is_used_as_a_path() -> None:
         if kind == "STRING"
     }
     prompts = {("LatteTextEncode", "prompt"), ("LatteTextEncode", "negative_prompt")}
-    assert texts == prompts | {("LatteSampler", "step_string")}
+    prompts |= {("LatteTrain", "sample_prompts")}
+    # Names of runs become one folder of one fixed place, whatever is typed (test_training.py).
+    names = {
+        ("LatteTrain", "run_name"),
+        ("LatteTrainingStatus", "run"),
+        ("LatteStopTraining", "run"),
+    }
+    assert texts == prompts | names | {("LatteSampler", "step_string")}
 
 
 def test_no_web_route_is_registered() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graphs import Node
+from .graphs import Graph, Node
 
 GREEN, RED, DARK = ("#232", "#353"), ("#322", "#533"), ("#222", "#000")
 
@@ -26,3 +26,36 @@ def save_nodes(prefix: str, fps: int) -> tuple[Node, Node]:
         Node("CreateVideo", (300, 110), [fps]),
         Node("SaveVideo", (400, 500), [prefix, "auto", "auto"]),
     )
+
+
+def starter_loaders(vae: str = "temporal") -> list[Node]:
+    """Return our three loaders on the starter."""
+    return [
+        Node("LatteModelLoader", (300, 90), ["starter", "default"]),
+        Node("LatteTextEncoderLoader", (300, 90), ["starter", "default"]),
+        Node("LatteVAELoader", (300, 90), ["starter", vae]),
+    ]
+
+
+def latte_middle(prompt: str, size: list[int], sampler: Node) -> tuple[Node, Node, Node, Node]:
+    """Return our text encode, empty latent, sampler and decode nodes."""
+    return (
+        Node("LatteTextEncode", (400, 340), [prompt, "", True, True], color=GREEN),
+        Node("LatteEmptyLatent", (300, 110), size),
+        sampler,
+        Node("LatteVAEDecode", (300, 90), [0]),
+    )
+
+
+def join_latte(graph: Graph, loaders: list[Node], middle: tuple[Node, Node, Node, Node]) -> None:
+    """Join loaders, text encode, empty latent, sampler and decode."""
+    encode, empty, sampler, decode = middle
+    model, clip, vae = loaders
+    own = model.kind.startswith("Latte")
+    graph.link(clip, "clip" if own else "CLIP", encode, "clip")
+    graph.link(model, "model" if own else "MODEL", sampler, "model")
+    graph.link(encode, "positive", sampler)
+    graph.link(encode, "negative", sampler)
+    graph.link(empty, "latent", sampler, "latent_image")
+    graph.link(sampler, "latent", decode, "samples")
+    graph.link(vae, "vae" if own else "VAE", decode, "vae")

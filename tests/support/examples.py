@@ -9,8 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import class_examples
-from .example_parts import GREEN, RED, latte_sampler, note, save_nodes
+from . import class_examples, training_example
+from .example_parts import (
+    GREEN,
+    RED,
+    join_latte,
+    latte_middle,
+    latte_sampler,
+    note,
+    save_nodes,
+    starter_loaders,
+)
 from .graphs import MUTED, Graph, Node
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,39 +106,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_card() -> dict[str, Any]:
     """Return the starter's own defaults: steps, guidance, size, frames, fps."""
     return read_json(CARD)
-
-
-def starter_loaders(vae: str = "temporal") -> list[Node]:
-    """Return our three loaders on the starter."""
-    return [
-        Node("LatteModelLoader", (300, 90), ["starter", "default"]),
-        Node("LatteTextEncoderLoader", (300, 90), ["starter", "default"]),
-        Node("LatteVAELoader", (300, 90), ["starter", vae]),
-    ]
-
-
-def latte_middle(prompt: str, size: list[int], sampler: Node) -> tuple[Node, Node, Node, Node]:
-    """Return our text encode, empty latent, sampler and decode nodes."""
-    return (
-        Node("LatteTextEncode", (400, 340), [prompt, "", True, True], color=GREEN),
-        Node("LatteEmptyLatent", (300, 110), size),
-        sampler,
-        Node("LatteVAEDecode", (300, 90), [0]),
-    )
-
-
-def join_latte(graph: Graph, loaders: list[Node], middle: tuple[Node, Node, Node, Node]) -> None:
-    """Join loaders, text encode, empty latent, sampler and decode."""
-    encode, empty, sampler, decode = middle
-    model, clip, vae = loaders
-    own = model.kind.startswith("Latte")
-    graph.link(clip, "clip" if own else "CLIP", encode, "clip")
-    graph.link(model, "model" if own else "MODEL", sampler, "model")
-    graph.link(encode, "positive", sampler)
-    graph.link(encode, "negative", sampler)
-    graph.link(empty, "latent", sampler, "latent_image")
-    graph.link(sampler, "latent", decode, "samples")
-    graph.link(vae, "vae" if own else "VAE", decode, "vae")
 
 
 def text_to_video(card: dict[str, Any]) -> Graph:
@@ -324,6 +300,7 @@ def build_all(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "text_to_video_upscale_combine": text_to_video_upscale_combine(card),
         "text_to_image": text_to_image(card),
         **class_examples.build(read_json(CLASS_CARD)),
+        "train_motion_lora": training_example.train_motion_lora(card),
     }
     return {f"{name}.json": graph.to_json() for name, graph in graphs.items()}
 

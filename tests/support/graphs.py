@@ -20,12 +20,18 @@ Slots = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Kind:
-    """The sockets of a node id, and the pack it comes from."""
+    """The sockets of a node id, the pack it comes from, and the widgets that are linked."""
 
     inputs: Slots
     outputs: Slots
     pack: str = "comfy-core"
     version: str = CORE_VERSION
+    widgets: Slots = ()
+
+    @property
+    def slots(self) -> Slots:
+        """What a link may lead to."""
+        return (*self.inputs, *self.widgets)
 
 
 LATTE = ("latte-video", "0.2.0")
@@ -54,6 +60,17 @@ KINDS: dict[str, Kind] = {
     "LatteEmptyLatent": Kind((), (("latent", "LATENT"),), *LATTE),
     "LatteSampler": Kind(GUIDED, (("latent", "LATENT"),), *LATTE),
     "LatteVAEDecode": Kind((("samples", "LATENT"), ("vae", "VAE")), (("images", "IMAGE"),), *LATTE),
+    "LatteLoraLoader": Kind(
+        (("model", "MODEL"),), (("model", "MODEL"), ("report", "STRING")), *LATTE
+    ),
+    "LatteTrain": Kind((), (("run", "STRING"),), *LATTE),
+    "LatteTrainingStatus": Kind(
+        (),
+        (("loss", "IMAGE"), ("sample", "IMAGE"), ("status", "STRING")),
+        *LATTE,
+        widgets=(("run", "STRING"),),
+    ),
+    "LatteStopTraining": Kind((), (("status", "STRING"),), *LATTE),
     "UNETLoader": Kind((), (("MODEL", "MODEL"),)),
     "CLIPLoader": Kind((), (("CLIP", "CLIP"),)),
     "VAELoader": Kind((), (("VAE", "VAE"),)),
@@ -79,6 +96,7 @@ KINDS: dict[str, Kind] = {
         (("Filenames", "VHS_FILENAMES"),),
         *VHS,
     ),
+    "PreviewAny": Kind((("source", "*"),), ()),
     "MarkdownNote": Kind((), ()),
 }
 OPTIONAL = {"audio", "meta_batch"}
@@ -165,7 +183,7 @@ class Graph:
     def link(self, source: Node, output: str, target: Node, slot: str | None = None) -> None:
         """Join an output to an input of the same name, or of the name `slot`."""
         outputs = [name for name, _ in KINDS[source.kind].outputs]
-        inputs = [name for name, _ in KINDS[target.kind].inputs]
+        inputs = [name for name, _ in KINDS[target.kind].slots]
         kind = KINDS[source.kind].outputs[outputs.index(output)][1]
         wire = (source, outputs.index(output), target, inputs.index(slot or output), kind)
         self.links.append((len(self.links) + 1, *wire))
@@ -233,7 +251,8 @@ class Graph:
             "mode": node.mode,
             "inputs": [
                 self._input_json(node, slot, name, type_)
-                for slot, (name, type_) in enumerate(kind.inputs)
+                for slot, (name, type_) in enumerate(kind.slots)
+                if name in dict(kind.inputs) or self._is_linked(node, slot)
             ],
             "outputs": [
                 {"name": name, "type": type_, "links": self._links_from(node, slot)}
@@ -253,7 +272,12 @@ class Graph:
         entry: dict[str, Any] = {"name": name, "type": type_, "link": links[0] if links else None}
         if node.is_optional(name):
             entry["shape"] = 7
+        if name in dict(KINDS[node.kind].widgets):
+            entry["widget"] = {"name": name}
         return entry
+
+    def _is_linked(self, node: Node, slot: int) -> bool:
+        return any(link[3] is node and link[4] == slot for link in self.links)
 
     def _links_from(self, node: Node, slot: int) -> list[int] | None:
         return [link[0] for link in self.links if link[1] is node and link[2] == slot] or None

@@ -2,12 +2,13 @@
 
 Run it from the folder of the pack, where the starter is:
 
-    python -m tests.support.thumbnails [--latte1 SCREENSHOT]
+    python -m tests.support.thumbnails [--latte1 SCREENSHOT | --run FOLDER]
 
 A clip becomes four of its frames, made with the prompt, seed and settings of the example itself.
 The page asks for NAME.jpg and nothing else, so that an animation cannot be shown there. Latte-1
 itself is too large to run for a picture: its example shows its graph, cut from the screenshot
-that tests/comfyui/test_front_end.py leaves as text_to_video_latte1_start.png.
+that tests/comfyui/test_front_end.py leaves as text_to_video_latte1_start.png. The training example
+shows the losses and the newest samples of a run of it, a folder of output/latte_training.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CLASS_CLIPS = ("class_conditional", "unconditional", "variant_comparison")
 PICTURE = "text_to_image"
 ANY_CLASS = 18  # of the class starter
 GRAPH = "text_to_video_latte1"
+TRAINING = "train_motion_lora"
 SIDE = 512
 BORDER = 4
 WIDE = (640, 360)
@@ -100,6 +102,17 @@ def single(frame: Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
+def run_picture(folder: Path) -> Image.Image:
+    """Return the losses of a run above its newest samples."""
+    newest = max((folder / "samples").glob("*.png"))
+    canvas = Image.new("RGB", (SIDE, SIDE), "#555555")
+    for place, path in enumerate((folder / "loss.png", newest)):
+        with Image.open(path) as picture:
+            half = picture.convert("RGB").resize((SIDE, SIDE // 2), Image.Resampling.LANCZOS)
+        canvas.paste(half, (0, place * SIDE // 2))
+    return canvas
+
+
 def save(name: str, picture: Image.Image) -> None:
     """Write the picture of an example."""
     picture.convert("RGB").save(FOLDER / f"{name}.jpg", quality=90, optimize=True)
@@ -110,7 +123,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--latte1", type=Path, help="screenshot of the Latte-1 example, 16:9")
     parser.add_argument("--starter", default="starter", help="another folder than the starter's")
+    parser.add_argument("--run", type=Path, help="folder of a run of the training example")
     options = parser.parse_args()
+    if options.run is not None:
+        save(TRAINING, run_picture(options.run))
+        return
     pipeline = Pipeline.from_pretrained(options.starter)
     for name in CLIPS:
         result = pipeline(**settings_of(name))

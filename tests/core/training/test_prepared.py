@@ -11,6 +11,7 @@ from latte_core.checkpoint import read_tensors
 from latte_core.cli.main import main
 from latte_core.data.latent_set import LatentSet
 from latte_core.errors import InvalidInputError
+from latte_core.parts import read_json
 from latte_core.pipeline_parts import STARTER_FOLDER
 from latte_core.training.run import train
 from latte_core.training.run_folder import RunFolder
@@ -55,6 +56,18 @@ def test_videos_are_prepared_once_and_trained_on(clips: Path, tmp_path: Path) ->
     assert RunFolder(output).status()["step"] == 3
 
 
+def test_a_stop_while_preparing_ends_the_run_and_keeps_what_is_prepared(
+    clips: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    train(config_for(clips, output), device="cpu", should_stop=lambda: True)
+    status = RunFolder(output).status()
+    assert (status["state"], status["step"]) == ("stopped", 0)
+    assert not (output / "data-0" / "set.json").exists()
+    train(config_for(clips, output), device="cpu")
+    assert RunFolder(output).status()["state"] == "finished"
+
+
 def test_samples_are_pictures_and_videos_of_captions_of_the_data(
     clips: Path, tmp_path: Path
 ) -> None:
@@ -71,6 +84,9 @@ def test_all_weights_of_a_model_go_out_with_what_it_needs(clips: Path, tmp_path:
     assert before.keys() == after.keys()
     far = max(float((before[name].float() - after[name]).abs().max()) for name in before)
     assert 0 < far < 1e-3
+    card = read_json(result / "card.json")
+    assert (card["name"], card["base"], card["num_steps"]) == ("run", "starter", 20)
+    assert "scores" not in card and "recipe" not in card
     for name in ("text_encoder", "vae"):
         first = read_tensors(STARTER_FOLDER / name).tensors
         second = read_tensors(result / name).tensors

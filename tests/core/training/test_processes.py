@@ -137,6 +137,14 @@ def test_closing_the_input_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:
     assert folder.steps() == [folder.status()["step"]]
 
 
+def test_a_run_that_finishes_while_its_input_is_open_ends_well(tmp_path: Path) -> None:
+    write_set(tmp_path / "set")
+    process = start(write_config(tmp_path, "run", num_steps=2), "--stop-with-input")
+    assert process.wait(timeout=120) == 0
+    assert RunFolder(tmp_path / "run").status()["state"] == "finished"
+    assert "The weights are in" in finish(process)
+
+
 def free_port() -> str:
     """Return a port that nobody listens on."""
     with socket.socket() as one:
