@@ -19,7 +19,8 @@ from latte_core.cli.main import make_parser
 from latte_core.sampling import SAMPLER_NAMES
 
 READMES = ["README.md", "README.zh.md"]
-PAGES = [*READMES, "docs/architecture.md", "docs/training.md", "docs/evaluation.md", "CHANGELOG.md", "SECURITY.md"]
+GUIDES = ["docs/training.md", "docs/evaluation.md"]
+PAGES = [*READMES, *GUIDES, "docs/architecture.md", "CHANGELOG.md", "SECURITY.md"]
 COMMAND = re.compile(r"<!-- command: (\w+) -->\n```bash\n(.+)\n```")
 SHELL_LINE = re.compile(r"^(?:\S+ && )*python -m latte_core ((?:.|\\\n)+?)(?<!\\)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]+)\)")
@@ -76,7 +77,7 @@ def test_ci_runs_the_command_that_the_readme_shows(name: str) -> None:
     assert "readme_command tests" in text_of(".ci/run")
 
 
-@pytest.mark.parametrize("name", [*READMES, "docs/training.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("name", [*READMES, *GUIDES])
 def test_every_command_line_of_a_page_is_understood(name: str) -> None:
     lines = SHELL_LINE.findall(text_of(name))
     assert len(lines) >= 5
