@@ -115,7 +115,7 @@ def test_starter_scores_are_those_of_their_cards(name: str) -> None:
         for name in ("starter", "class_starter")
     ]
     filled = make_pictures().with_scores(text, *cards)
-    assert len(re.findall("<!-- score:", text)) == 10
+    assert len(re.findall("<!-- score:", text)) == 16
     assert len(re.findall("<!-- class-score:", text)) == 3
     assert text == filled, "run: python -m docs.make_pictures"
 

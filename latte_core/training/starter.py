@@ -40,7 +40,7 @@ CARD: dict[str, object] = {
     "width": 64,
     "fps": 8,
     "prompts": "a [small|big] {red|green|blue|yellow|purple|white} {circle|square|triangle} "
-    "{moving left|moving right|moving up|moving down|standing still} [and a second one] "
+    "{moving left|moving right|moving up|moving down|standing still} "
     "[on a {gray|navy|brown} background]",
     "data": "Clips drawn by latte_core/training/drawing.py: one object or two of 10 to 28 pixels "
     "on a plain background, standing still or travelling 16 to 36 pixels in 16 frames at 64 x 64, "
@@ -91,7 +91,7 @@ class Plan:
         )
 
 
-PLAN = Plan(image_vae=1600, temporal_vae=300, text_encoder=2000, stages=TEXT_STAGES)
+PLAN = Plan(image_vae=4000, temporal_vae=1200, text_encoder=2000, stages=TEXT_STAGES)
 
 
 def train_base(folder: Path, work: Path, plan: Plan, seed: int) -> None:

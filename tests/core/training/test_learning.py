@@ -138,9 +138,9 @@ def test_a_motion_lora_turns_still_prompts_to_the_left_and_comes_out_again(
             },
             "num_frames": 8,
             "frame_choice": "scattered",
-            "num_steps": 100,
+            "num_steps": 240,
             "batch_size": 16,
-            "learning_rate": 3e-3,
+            "learning_rate": 4e-3,
         }
     )
     result = train(config, device="cpu")
