@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MAX_HEADS = 65535  # of one attention call: CUDA kernels count heads on an axis of this length
 
 
 class AttentionFn(Protocol):
@@ -24,7 +27,10 @@ class AttentionFn(Protocol):
 
 
 BlockFn = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""One pair of blocks: (hidden (B, F*S, D), context (B, L, D), modulation (B, 6, D)) -> hidden."""
+"""One pair of blocks: (hidden (B, F*S, D), context (B, L, D), modulation (B, 6, D)) -> hidden.
+
+The modulation has a single row where one timestep was given for all videos.
+"""
 
 RunBlock = Callable[[int, BlockFn, Tensor, Tensor, Tensor], Tensor]
 """Runs, skips or replaces a pair: (index, fn, hidden, context, modulation) -> hidden."""
@@ -33,19 +39,46 @@ AttentionOutputHook = Callable[[int, int, Tensor], Tensor]
 """(index, heads, spatial self-attention output (B*F, S, D) before its projection) -> the same."""
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attend with torch's fused kernel: (B, rows, N, D/N) each -> (B, rows of `q`, D)."""
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B N rows D/N
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def attend_across_frames(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
+    """Attend across the frames at each place, in the order the tokens have.
+
+    A place and a head are one axis to the kernel, so that it reads the tokens where they are.
+
+    Args:
+        q, k, v: (B, F*S, N, D/N), frames outermost.
+        num_frames: F.
+
+    Returns:
+        (B, F*S, D).
+    """
+    batch, rows, heads, width = q.shape
+    size = (batch, num_frames, rows // num_frames * heads, width)
+    q, k, v = (t.view(size) for t in (q, k, v))  # B F S*N D/N
+    step = MAX_HEADS // heads * heads
+    if size[2] <= step:
+        return attend(q, k, v).view(batch, rows, -1)
+    cuts = [slice(start, start + step) for start in range(0, size[2], step)]
+    parts = [attend(q[:, :, cut], k[:, :, cut], v[:, :, cut]) for cut in cuts]
+    return torch.cat(parts, dim=2).view(batch, rows, -1)
+
+
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """Return (B, S, D) as (B, N, S, D/N)."""
-    batch, rows, width = tokens.shape
-    return tokens.reshape(batch, rows, heads, width // heads).transpose(1, 2)
+    """Return (B, rows, D) as (B, rows, N, D/N), a view."""
+    return tokens.view(*tokens.shape[:2], heads, -1)
 
 
 def scaled_dot_product(
     q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any
 ) -> Tensor:
     """Attend with torch's fused kernel; the default `AttentionFn`."""
-    q, k, v = (split_heads(t, heads) for t in (q, k, v))  # B N S D/N
-    bias = None if mask is None else mask.unsqueeze(1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+    q, k, v = (split_heads(t, heads) for t in (q, k, v))
+    return attend(q, k, v, None if mask is None else mask.unsqueeze(1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,17 +86,27 @@ class BlockHooks:
     """What a host puts in place of the defaults for one call.
 
     Args:
-        attention: does every attention of the model.
+        attention: does every attention of the model, except across a single frame, where every
+            token attends to itself alone.
         run_block: calls each pair of blocks; None calls them directly.
         attn_output_hook: sees and may change the output of spatial self-attention.
-        text_in_blocks: each block makes its own keys and values of the text, where all of its
-            weights are at hand (training that gathers or recomputes a block at a time).
+        text_in_blocks: each block makes its own modulation and its own keys and values of the
+            text, where all of its weights are at hand (training that gathers or recomputes a block
+            at a time).
+        folds_places: `attention` is called across frames with (B, F, S*D) and S*N heads, which
+            spares two copies of all tokens, in place of (B*S, F, D) and N heads.
     """
 
     attention: AttentionFn = scaled_dot_product
     run_block: RunBlock | None = None
     attn_output_hook: AttentionOutputHook | None = None
     text_in_blocks: bool = False
+    folds_places: bool = False
+
+    @property
+    def is_default_attention(self) -> bool:
+        """Whether attention is torch's own, which needs no regrouped tokens."""
+        return self.attention is scaled_dot_product
 
 
 DEFAULT_HOOKS = BlockHooks()
@@ -77,13 +120,103 @@ class Attention(nn.Module):
         operations: namespace that makes the layers.
     """
 
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_qkv: FusedLinear | None
+
     def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
         self.to_q = operations.Linear(width, width, dtype=dtype, device=device)
         self.to_k = operations.Linear(width, width, dtype=dtype, device=device)
         self.to_v = operations.Linear(width, width, dtype=dtype, device=device)
         self.to_out = nn.ModuleList([operations.Linear(width, width, dtype=dtype, device=device)])
+        self.to_qkv = None  # in the place of the first three after `fuse_qkv`
+
+    def project(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of tokens (B, rows, D), each (B, rows, N, D/N)."""
+        if self.to_qkv is not None:
+            joined: Tensor = self.to_qkv(tokens)
+            q, k, v = joined.view(*tokens.shape[:2], heads, 3, -1).unbind(3)
+            return q, k, v
+        q, k, v = (layer(tokens) for layer in (self.to_q, self.to_k, self.to_v))
+        return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
+
+    def project_values(self, tokens: Tensor) -> Tensor:
+        """Return the values of tokens (B, rows, D), as they are."""
+        return self.to_v(tokens) if self.to_qkv is None else self.to_qkv.values(tokens)
 
     def project_out(self, hidden: Tensor) -> Tensor:
         """Apply the output projection."""
         return self.to_out[0](hidden)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Let a fused layer be loaded under the released names."""
+        if self.to_qkv is not None:
+            self.to_qkv.join(state_dict, prefix)
+        super()._load_from_state_dict(  # pyright: ignore[reportUnknownMemberType]
+            state_dict, prefix, *args, **kwargs
+        )
+
+
+class FusedLinear(nn.Linear):
+    """Queries, keys and values in one product; saved and loaded as the three layers they are.
+
+    Rows are ordered by head, then query, key and value, then channel, because then a place and a
+    head of the output are one axis of constant stride; see `attend_across_frames`.
+
+    Args:
+        layers: to_q, to_k and to_v.
+        heads: attention heads N.
+    """
+
+    NAMES = ("to_q", "to_k", "to_v")
+
+    def __init__(self, layers: tuple[nn.Linear, ...], heads: int) -> None:
+        width = layers[0].in_features
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            width, 3 * width, device="meta"
+        )
+        self.heads = heads
+        for name in ("weight", "bias"):
+            parameters: list[nn.Parameter] = [getattr(layer, name) for layer in layers]
+            joined = self.interleave([one.detach() for one in parameters])
+            setattr(self, name, nn.Parameter(joined, requires_grad=parameters[0].requires_grad))
+        self.train(layers[0].training)
+
+    def interleave(self, parts: list[Tensor]) -> Tensor:
+        """Join three (D, ...) into (3 * D, ...)."""
+        by_head = [part.view(self.heads, -1, *part.shape[1:]) for part in parts]
+        return torch.stack(by_head, dim=1).flatten(0, 2)
+
+    def separate(self, joined: Tensor) -> tuple[Tensor, ...]:
+        """Undo `interleave`; each part has memory of its own."""
+        return tuple(part.flatten(0, 1) for part in self.by_head(joined).unbind(1))
+
+    def by_head(self, joined: Tensor) -> Tensor:
+        """Return (3 * D, ...) as (N, 3, D/N, ...), a view."""
+        return joined.view(self.heads, 3, -1, *joined.shape[1:])
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """Return the values of tokens (..., D) alone."""
+        weight, bias = (self.by_head(t)[:, 2].flatten(0, 1) for t in (self.weight, self.bias))
+        return F.linear(tokens, weight, bias)
+
+    def join(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Put a fused weight and bias into a state dict in the place of the released ones."""
+        for name in ("weight", "bias"):
+            keys = [f"{prefix}{layer}.{name}" for layer in self.NAMES]
+            if all(key in state_dict for key in keys):
+                parts = [state_dict.pop(key) for key in keys]
+                state_dict[f"{prefix}to_qkv.{name}"] = self.interleave(parts)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Write the released names in the place of this layer's."""
+        start = prefix.removesuffix("to_qkv.")
+        for name in ("weight", "bias"):
+            value: Tensor = getattr(self, name)
+            parts = self.separate(value if keep_vars else value.detach())
+            for layer, part in zip(self.NAMES, parts, strict=True):
+                destination[f"{start}{layer}.{name}"] = part

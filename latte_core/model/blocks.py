@@ -1,9 +1,10 @@
 """The spatial and the temporal block of LatteT2V (latte.md 5.6).
 
 Tokens stay in one layout, (B, F*S, D) with frames outermost, from the first block to the last. Only
-attention regroups them: spatial attention sees (B*F, S, D), which is a view, and temporal attention
-(B*S, F, D), which is one copy. Modulation and feed-forward do not care about grouping, so they
-work with one row of modulation for each video.
+attention regroups them: spatial attention sees (B*F, S, D), which is a view, and so is what torch's
+own attention across frames reads; another attention across frames is given copies (B*S, F, D).
+Modulation and feed-forward do not care about grouping, so they work with one row of modulation for
+each video, or one for all.
 """
 
 from __future__ import annotations
@@ -15,8 +16,19 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Attention, BlockHooks
-from .layers import FeedForward, modulate, normalize
+from ..errors import IncompatibleInputsError
+from .attention import Attention, BlockHooks, attend, attend_across_frames
+from .layers import FeedForward, modulated_norm, modulation_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """How a token sequence of length F*S is laid out."""
+
+    batch: int
+    num_frames: int
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,15 +48,62 @@ class TextFeatures:
     values: tuple[Tensor, ...]
     bias: Tensor | None
 
+    def spread(self, grid: Grid) -> TextFeatures:
+        """Let one prompt serve all videos.
+
+        Raises:
+            IncompatibleInputsError: if the count fits neither the videos nor their frames.
+        """
+        count = self.tokens.shape[0]
+        if count in (grid.batch, grid.batch * grid.num_frames):
+            return self
+        if count != 1:
+            raise IncompatibleInputsError(
+                f"There are {count} text conditionings for {grid.batch} videos of "
+                f"{grid.num_frames} frames; expected one for all, one per video or one per frame."
+            )
+        return TextFeatures(
+            tokens=self.tokens.expand(grid.batch, -1, -1),
+            keys=tuple(key.expand(grid.batch, -1, -1) for key in self.keys),
+            values=tuple(value.expand(grid.batch, -1, -1) for value in self.values),
+            bias=None if self.bias is None else self.bias.expand(grid.batch, -1, -1),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Grid:
-    """How a token sequence of length F*S is laid out."""
+class Pass:
+    """What every block of one call shares.
 
-    batch: int
-    num_frames: int
-    rows: int
-    columns: int
+    Args:
+        grid: layout of the tokens.
+        text: what cross-attention reads.
+        hooks: what a host does in the place of attention and around blocks.
+        modulation: (B, 6, D) of the timesteps, or (1, 6, D) of one timestep for all videos.
+        rows: (blocks, B or 1, 6, D), `modulation_rows` of all spatial blocks, then of all temporal
+            ones; None if each block makes its own.
+        temporal_table: (1 or B, F, 1, D) to add before the first temporal block, or None.
+        is_temporal: False leaves temporal blocks out.
+        is_shared: the two halves of the batch are the same until they meet the text.
+    """
+
+    grid: Grid
+    text: TextFeatures
+    hooks: BlockHooks
+    modulation: Tensor
+    rows: Tensor | None
+    temporal_table: Tensor | None
+    is_temporal: bool
+    is_shared: bool
+
+    def rows_for(self, block: int, modulation: Tensor) -> Tensor | None:
+        """Return a block's rows, unless there are none or a hook changed the modulation."""
+        is_known = self.rows is not None and modulation is self.modulation
+        return self.rows[block] if self.rows is not None and is_known else None
+
+
+def doubled(half: Tensor) -> Tensor:
+    """Return (b, ...) twice, as (2 * b, ...); a view where `half` is one video."""
+    return half.expand(2, *half.shape).flatten(0, 1)
 
 
 class Block(nn.Module):
@@ -62,14 +121,15 @@ class Block(nn.Module):
         self.attn1 = Attention(width, operations=operations, dtype=dtype, device=device)
         self.ff = FeedForward(width, operations=operations, dtype=dtype, device=device)
 
-    def modulation_rows(self, modulation: Tensor) -> tuple[Tensor, ...]:
-        """Return shift, scale, gate of attention and of feed-forward, each (B, 1, D)."""
-        table = self.scale_shift_table.to(device=modulation.device, dtype=modulation.dtype)
-        return (table + modulation).chunk(6, dim=1)
+    def split_rows(self, modulation: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
+        """Return shift, factor, gate of attention and of feed-forward, each (B or 1, 1, D)."""
+        if rows is None:
+            rows = modulation_rows(self.scale_shift_table, modulation)
+        return rows.chunk(6, dim=1)
 
-    def feed_forward(self, hidden: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+    def feed_forward(self, hidden: Tensor, shift: Tensor, factor: Tensor, gate: Tensor) -> Tensor:
         """Return hidden + gate * FF(modulated LayerNorm of hidden)."""
-        update = self.ff(modulate(normalize(hidden, self.eps), shift, scale))
+        update = self.ff(modulated_norm(hidden, shift, factor, self.eps))
         return torch.addcmul(hidden, gate, update)
 
 
@@ -83,40 +143,47 @@ class SpatialBlock(Block):
         self.attn2 = Attention(width, operations=operations, dtype=dtype, device=device)
 
     def forward(
-        self,
-        hidden: Tensor,
-        text: TextFeatures,
-        modulation: Tensor,
-        grid: Grid,
-        hooks: BlockHooks,
-        index: int,
+        self, hidden: Tensor, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
     ) -> Tensor:
-        """(B, F*S, D) -> (B, F*S, D); `modulation` is (B, 6, D)."""
-        rows = self.modulation_rows(modulation)
-        tokens = modulate(normalize(hidden, self.eps), rows[0], rows[1])
-        tokens = tokens.view(grid.batch * grid.num_frames, -1, hidden.shape[2])  # (B F) S D
-        attended = hooks.attention(
-            self.attn1.to_q(tokens),
-            self.attn1.to_k(tokens),
-            self.attn1.to_v(tokens),
-            self.heads,
-            kind="spatial",
-            block_index=index,
-        )
+        """(B, F*S, D) -> (B, F*S, D); half of a shared batch comes out whole.
+
+        Args:
+            hidden: tokens.
+            modulation: (B or 1, 6, D).
+            rows: (B or 1, 6, D) of this block if they are made already.
+            run: what all blocks share.
+            index: of the pair of blocks.
+        """
+        parts = self.split_rows(modulation, rows)
+        shift, factor, gate = (part[: hidden.shape[0]] for part in parts[:3])
+        tokens = modulated_norm(hidden, shift, factor, self.eps)
+        tokens = tokens.view(hidden.shape[0] * run.grid.num_frames, -1, hidden.shape[2])
+        update = self.attn1.project_out(self.attend_within_frames(tokens, run.hooks, index))
+        hidden = torch.addcmul(hidden, gate, update.view_as(hidden))
+        hidden = self.add_text(hidden, run, index)
+        return self.feed_forward(hidden, *parts[3:])
+
+    def attend_within_frames(self, tokens: Tensor, hooks: BlockHooks, index: int) -> Tensor:
+        """(B*F, S, D) -> (B*F, S, D), before the output projection."""
+        q, k, v = self.attn1.project(tokens, self.heads)
+        if hooks.is_default_attention:
+            attended = attend(q, k, v)
+        else:
+            q, k, v = q.flatten(2), k.flatten(2), v.flatten(2)
+            attended = hooks.attention(q, k, v, self.heads, kind="spatial", block_index=index)
         if hooks.attn_output_hook is not None:
             attended = hooks.attn_output_hook(index, self.heads, attended)
-        update = self.attn1.project_out(attended).view_as(hidden)  # B (F S) D
-        hidden = torch.addcmul(hidden, rows[2], update)
-        hidden = hidden + self.attend_text(hidden, text, hooks, index)
-        return self.feed_forward(hidden, rows[3], rows[4], rows[5])
+        return attended
 
-    def attend_text(
-        self, hidden: Tensor, text: TextFeatures, hooks: BlockHooks, index: int
-    ) -> Tensor:
+    def add_text(self, hidden: Tensor, run: Pass, index: int) -> Tensor:
         """Cross-attend without norm, modulation or gate; all frames of a prompt in one call."""
-        queries = self.attn2.to_q(hidden).view(text.tokens.shape[0], -1, hidden.shape[2])
-        attended = hooks.attention(
-            queries,
+        text, width = run.text, hidden.shape[2]
+        queries = self.attn2.to_q(hidden)  # B or B/2, F*S, D
+        is_half = hidden.shape[0] < run.grid.batch
+        if is_half:
+            queries = doubled(queries)
+        attended = run.hooks.attention(
+            queries.reshape(text.tokens.shape[0], -1, width),
             text.keys[index] if text.keys else self.attn2.to_k(text.tokens),
             text.values[index] if text.values else self.attn2.to_v(text.tokens),
             self.heads,
@@ -124,28 +191,45 @@ class SpatialBlock(Block):
             kind="cross",
             block_index=index,
         )
-        return self.attn2.project_out(attended).view_as(hidden)
+        update = self.attn2.project_out(attended).view(run.grid.batch, -1, width)
+        if not is_half:
+            return hidden + update
+        return (hidden + update.view(2, *hidden.shape)).flatten(0, 1)
 
 
 class TemporalBlock(Block):
     """Self-attention across the frames at each place, feed-forward."""
 
     def forward(
-        self, hidden: Tensor, modulation: Tensor, grid: Grid, hooks: BlockHooks, index: int
+        self, hidden: Tensor, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
     ) -> Tensor:
-        """(B, F*S, D) -> (B, F*S, D); `modulation` is (B, 6, D)."""
-        rows = self.modulation_rows(modulation)
-        tokens = modulate(normalize(hidden, self.eps), rows[0], rows[1])
-        tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=grid.num_frames)
-        attended = hooks.attention(
-            self.attn1.to_q(tokens),
-            self.attn1.to_k(tokens),
-            self.attn1.to_v(tokens),
-            self.heads,
-            kind="temporal",
-            block_index=index,
-        )
-        update = self.attn1.project_out(attended)
-        update = rearrange(update, "(b s) f d -> b (f s) d", b=grid.batch)
-        hidden = torch.addcmul(hidden, rows[2], update)
-        return self.feed_forward(hidden, rows[3], rows[4], rows[5])
+        """(B, F*S, D) -> (B, F*S, D); arguments as in `SpatialBlock`."""
+        parts = self.split_rows(modulation, rows)
+        tokens = modulated_norm(hidden, parts[0], parts[1], self.eps)
+        if run.grid.num_frames == 1 and not torch.is_grad_enabled():
+            # One frame attends to itself alone. With gradients, queries and keys take part all the
+            # same: theirs are zero, not missing, which wrappers for several processes insist on.
+            update = self.attn1.project_out(self.attn1.project_values(tokens))
+        elif run.hooks.is_default_attention:
+            q, k, v = self.attn1.project(tokens, self.heads)
+            update = self.attn1.project_out(attend_across_frames(q, k, v, run.grid.num_frames))
+        else:
+            update = self.attend_through_hook(tokens, run, index)
+        hidden = torch.addcmul(hidden, parts[2], update)
+        return self.feed_forward(hidden, *parts[3:])
+
+    def attend_through_hook(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
+        """(B, F*S, D) -> (B, F*S, D), in the layout that the host's attention asks for."""
+        batch, frames = run.grid.batch, run.grid.num_frames
+        heads, size = self.heads, (batch, frames, -1)
+        if run.hooks.folds_places:
+            heads *= tokens.shape[1] // frames  # a place and a head are one axis
+        else:
+            tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=frames)
+            size = tokens.shape
+        q, k, v = (t.reshape(size) for t in self.attn1.project(tokens, self.heads))
+        attended = run.hooks.attention(q, k, v, heads, kind="temporal", block_index=index)
+        update = self.attn1.project_out(attended.reshape(tokens.shape))
+        if run.hooks.folds_places:
+            return update
+        return rearrange(update, "(b s) f d -> b (f s) d", b=batch)

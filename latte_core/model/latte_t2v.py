@@ -7,7 +7,7 @@ weights, so a released file loads without a map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from ..config import LatteT2VConfig
 from ..errors import IncompatibleInputsError, InvalidInputError
 from .attention import DEFAULT_HOOKS, BlockHooks
-from .blocks import Grid, SpatialBlock, TemporalBlock, TextFeatures
-from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulate, normalize
-from .positional import sincos_table, spatial_table, temporal_table
+from .blocks import Grid, Pass, SpatialBlock, TemporalBlock, TextFeatures, doubled
+from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulated_norm, modulation_rows
+from .places import PlaceTables, make_tables
 
 MASKED_LOGIT = -10000.0  # parity: added to the logits of masked text rows, finite on purpose
-WHOLE_NUMBERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class LatteT2V(nn.Module):
@@ -111,6 +110,25 @@ class LatteT2V(nn.Module):
             bias=bias,
         )
 
+    def place_tables(
+        self,
+        size: Sequence[int],
+        device: torch.device | str,
+        frame_positions: Tensor | None = None,
+    ) -> PlaceTables:
+        """Compute everything that depends on the size alone, to be handed to many calls.
+
+        Args:
+            size: of the latents to come, (B, 4, F, h, w).
+            device: of the latents to come.
+            frame_positions: as in `forward`.
+
+        Raises:
+            InvalidInputError, IncompatibleInputsError: naming what does not fit.
+        """
+        grid = self._check_size(tuple(size))
+        return make_tables(self.config, grid, frame_positions, torch.device(device))
+
     def forward(
         self,
         latents: Tensor,
@@ -121,134 +139,164 @@ class LatteT2V(nn.Module):
         *,
         text: TextFeatures | None = None,
         frame_positions: Tensor | None = None,
+        places: PlaceTables | None = None,
+        shared_input: bool = False,
+        noise_only: bool = False,
         hooks: BlockHooks = DEFAULT_HOOKS,
     ) -> Tensor:
         """Predict noise and variance logits.
 
         Args:
             latents: (B, 4, F, h, w) noisy latents; h and w are multiples of the patch size.
-            timesteps: (B,) or (), 0 .. 999, int or float.
+            timesteps: (B,), 0 .. 999, int or float. A single one serves all videos, (1,) or (), in
+                fewer passes over memory than B equal ones.
             context: (B, L, C) text; (1, L, C) serves all videos, (B*F, L, C) is one per frame.
             attention_mask: (B, L) or None.
             enable_temporal_attention: False makes F independent images.
             text: result of `project_text`, in place of `context` and `attention_mask`.
             frame_positions: (F,) or (B, F) whole numbers >= 0, the places in time of the frames;
                 None means 0 .. F-1, and no place for a single frame.
+            places: result of `place_tables`, in place of `frame_positions`.
+            shared_input: the caller's word that the second half of the batch has the latents and
+                timesteps of the first, as under guidance. What comes before the first
+                cross-attention is computed once then, and hooks see half a batch there.
+            noise_only: leave out the variance logits.
             hooks: what a host does in the place of attention and around blocks.
 
         Returns:
-            (B, 8, F, h, w): 4 noise channels, then 4 variance channels, in the dtype of `latents`.
+            (B, 8, F, h, w): 4 noise channels, then 4 variance channels, in the dtype of `latents`;
+            (B, 4, F, h, w) with `noise_only`.
 
         Raises:
             InvalidInputError, IncompatibleInputsError: naming what does not fit.
         """
-        grid = self._check_latents(latents)
+        grid = self._check_size(tuple(latents.shape))
+        if shared_input and grid.batch % 2:
+            raise InvalidInputError(
+                f"There are {grid.batch} videos, but shared_input is for an even number of them, "
+                "whose second half is the first once more."
+            )
+        text = self._text_of(text, context, attention_mask, hooks, latents.device).spread(grid)
+        places = self._places_of(places, frame_positions, grid, latents.device)
         dtype = self._compute_dtype(latents)
-        if text is None:
-            if context is None:
-                raise InvalidInputError("The model got no text: pass `context` or `text`.")
-            with_keys = not hooks.text_in_blocks
-            context = context.to(latents.device)
-            text = self.project_text(context, attention_mask, with_keys=with_keys)
-        text = self._spread_text(text, grid)
-        timesteps = torch.as_tensor(timesteps, device=latents.device).expand(grid.batch)
-        embedding, modulation = self.adaln_single(timesteps, dtype)  # B D, B 6 D
-        table = self._temporal_table(grid, frame_positions, latents.device)
-
-        frames = rearrange(latents.to(dtype), "b c f h w -> (b f) c h w")
-        hidden = self._embed(frames, grid)  # B (F S) D
+        timesteps = torch.as_tensor(timesteps, device=latents.device)
+        count = 1 if timesteps.numel() == 1 else grid.batch
+        embedding, modulation = self.adaln_single(timesteps.expand(count), dtype)  # B D, B 6 D
+        run = Pass(
+            grid=grid,
+            text=text,
+            hooks=hooks,
+            modulation=modulation,
+            rows=None if hooks.text_in_blocks else self._rows_of_blocks(modulation),
+            temporal_table=places.temporal,
+            is_temporal=enable_temporal_attention,
+            is_shared=shared_input,
+        )
+        seen = latents[: grid.batch // 2] if shared_input else latents
+        hidden = self._embed(seen.to(dtype), places.spatial)  # B (F S) D
         for index in range(self.config.num_layers):
-            hidden = self._run_pair(
-                index, hidden, text, modulation, grid, hooks, enable_temporal_attention, table
-            )
-        return self._final_layer(hidden, embedding, grid).to(latents.dtype)  # B 8 F h w
+            hidden = self._run_pair(index, hidden, run)
+        return self._final_layer(hidden, embedding, grid, noise_only).to(latents.dtype)
 
-    def _embed(self, frames: Tensor, grid: Grid) -> Tensor:
+    def _embed(self, latents: Tensor, table: Tensor) -> Tensor:
         """Patchify and add the spatial table in float32: (B, F*S, D)."""
-        config = self.config
-        tokens = self.pos_embed(frames)  # (B F) S D
-        base = config.sample_size / config.patch_size
-        scale = max(config.sample_size // 64, 1)
-        width = config.hidden_size
-        table = spatial_table(width, grid.rows, grid.columns, base, scale, frames.device)
+        tokens = self.pos_embed(rearrange(latents, "b c f h w -> (b f) c h w"))  # (B F) S D
         tokens = (tokens + table).to(tokens.dtype)
-        return tokens.reshape(grid.batch, -1, width)
+        return tokens.reshape(latents.shape[0], -1, tokens.shape[2])
 
-    def _run_pair(
-        self,
-        index: int,
-        hidden: Tensor,
-        text: TextFeatures,
-        modulation: Tensor,
-        grid: Grid,
-        hooks: BlockHooks,
-        enable_temporal_attention: bool,
-        table: Tensor | None,
+    def _rows_of_blocks(self, modulation: Tensor) -> Tensor:
+        """Add the tables of all blocks to the modulation at once: (blocks, B or 1, 6, D)."""
+        blocks: list[Any] = [*self.transformer_blocks, *self.temporal_transformer_blocks]
+        tables = [block.scale_shift_table.to(modulation.device) for block in blocks]
+        return modulation_rows(torch.stack(tables), modulation)
+
+    def _run_pair(self, index: int, hidden: Tensor, run: Pass) -> Tensor:
+        """Run a pair of blocks through the hook, if there is one."""
+        run_block = run.hooks.run_block
+        if run_block is None:
+            return self._pair(index, hidden, run.modulation, run)
+        # a hook is given a whole batch, whatever the pair itself makes of it
+        given = doubled(hidden) if hidden.shape[0] < run.grid.batch else hidden
+
+        def pair(tokens: Tensor, _: Tensor, modulation: Tensor) -> Tensor:
+            return self._pair(index, hidden if tokens is given else tokens, modulation, run)
+
+        return run_block(index, pair, given, run.text.tokens, run.modulation)
+
+    def _pair(self, index: int, hidden: Tensor, modulation: Tensor, run: Pass) -> Tensor:
+        """Run spatial block `index`, then temporal block `index`."""
+        rows = run.rows_for(index, modulation)
+        hidden = self.transformer_blocks[index](hidden, modulation, rows, run, index)
+        if not run.is_temporal:
+            return hidden
+        if index == 0 and run.temporal_table is not None:
+            frames = hidden.view(run.grid.batch, run.grid.num_frames, -1, hidden.shape[2])
+            hidden = (frames + run.temporal_table.to(hidden.dtype)).flatten(1, 2)
+        rows = run.rows_for(self.config.num_layers + index, modulation)
+        return self.temporal_transformer_blocks[index](hidden, modulation, rows, run, index)
+
+    def _final_layer(
+        self, hidden: Tensor, embedding: Tensor, grid: Grid, noise_only: bool
     ) -> Tensor:
-        """Run spatial block `index`, then temporal block `index`; `table` goes before the first."""
-        spatial = self.transformer_blocks[index]
-        temporal = self.temporal_transformer_blocks[index]
-
-        def run(hidden: Tensor, _: Tensor, modulation: Tensor) -> Tensor:
-            hidden = spatial(hidden, text, modulation, grid, hooks, index)
-            if not enable_temporal_attention:
-                return hidden
-            if index == 0 and table is not None:
-                frames = hidden.view(grid.batch, grid.num_frames, -1, hidden.shape[2])
-                hidden = (frames + table.to(hidden.dtype)).flatten(1, 2)
-            return temporal(hidden, modulation, grid, hooks, index)
-
-        if hooks.run_block is None:
-            return run(hidden, text.tokens, modulation)
-        return hooks.run_block(index, run, hidden, text.tokens, modulation)
-
-    def _temporal_table(
-        self, grid: Grid, positions: Tensor | None, device: torch.device
-    ) -> Tensor | None:
-        """Return (1 or B, F, 1, D) float32, or None for a single frame without a place."""
-        width, frames = self.config.hidden_size, grid.num_frames
-        if positions is None:
-            if frames == 1:
-                return None
-            return temporal_table(width, frames, device)[None, :, None]
-        is_whole = positions.dtype in WHOLE_NUMBERS
-        fits = positions.shape in ((frames,), (grid.batch, frames))
-        if not is_whole or not fits or int(positions.min()) < 0:
-            lowest = f", lowest {int(positions.min())}" if is_whole and fits else ""
-            raise IncompatibleInputsError(
-                f"The frame positions have shape {tuple(positions.shape)} and type "
-                f"{positions.dtype}{lowest}, but {frames} of them, whole numbers from 0 on, are "
-                "needed for all videos, or for each."
-            )
-        rows = sincos_table(width, positions.flatten().cpu()).view(-1, frames, 1, width)
-        return rows.to(device)
-
-    def _final_layer(self, hidden: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
         """Modulate, project each token to its patch and put the patches together."""
+        config = self.config
         table = self.scale_shift_table.to(device=hidden.device, dtype=hidden.dtype)
         shift, scale = (table + embedding[:, None]).chunk(2, dim=1)  # B 1 D
-        hidden = modulate(normalize(hidden, self.config.norm_eps), shift, scale)
+        hidden = modulated_norm(hidden, shift, 1 + scale, config.norm_eps)
+        patches: Tensor = self.proj_out(hidden)
+        patches = patches.view(*hidden.shape[:2], -1, config.out_channels)
         return rearrange(
-            self.proj_out(hidden),
-            "b (f h w) (p q c) -> b c f (h p) (w q)",
+            patches[..., : config.in_channels] if noise_only else patches,
+            "b (f h w) (p q) c -> b c f (h p) (w q)",
             f=grid.num_frames,
             h=grid.rows,
-            p=self.config.patch_size,
-            q=self.config.patch_size,
+            p=config.patch_size,
+            q=config.patch_size,
         )
+
+    def _text_of(
+        self,
+        text: TextFeatures | None,
+        context: Tensor | None,
+        attention_mask: Tensor | None,
+        hooks: BlockHooks,
+        device: torch.device,
+    ) -> TextFeatures:
+        """Return the text as it was handed in, or project it."""
+        if text is not None:
+            return text
+        if context is None:
+            raise InvalidInputError("The model got no text: pass `context` or `text`.")
+        with_keys = not hooks.text_in_blocks
+        return self.project_text(context.to(device), attention_mask, with_keys=with_keys)
+
+    def _places_of(
+        self,
+        places: PlaceTables | None,
+        positions: Tensor | None,
+        grid: Grid,
+        device: torch.device,
+    ) -> PlaceTables:
+        """Return the tables that were handed in, or make them."""
+        if places is None:
+            return make_tables(self.config, grid, positions, device)
+        if positions is not None:
+            raise InvalidInputError("Pass `places` or `frame_positions`, not both.")
+        places.check(grid)
+        return places
 
     def _compute_dtype(self, given: Tensor) -> torch.dtype:
         """Layers of torch.nn compute in their weights' dtype, host layers in their input's."""
         return self.proj_out.weight.dtype if self.casts_input else given.dtype
 
-    def _check_latents(self, latents: Tensor) -> Grid:
+    def _check_size(self, size: tuple[int, ...]) -> Grid:
         channels, patch = self.config.in_channels, self.config.patch_size
-        if latents.ndim != 5 or latents.shape[1] != channels:
+        if len(size) != 5 or size[1] != channels:
             raise IncompatibleInputsError(
-                f"The latents have shape {tuple(latents.shape)}, but this Latte model expects "
+                f"The latents have shape {size}, but this Latte model expects "
                 f"(videos, {channels}, frames, height, width)."
             )
-        batch, _, num_frames, height, width = latents.shape
+        batch, _, num_frames, height, width = size
         if height % patch or width % patch or not (batch and num_frames and height and width):
             raise InvalidInputError(
                 f"The latents are {height} x {width} cells with {num_frames} frames, but sides "
@@ -271,20 +319,3 @@ class LatteT2V(nn.Module):
                 f"The attention mask has shape {tuple(attention_mask.shape)}, but the text has "
                 f"{tuple(context.shape[:2])} (prompts, tokens)."
             )
-
-    def _spread_text(self, text: TextFeatures, grid: Grid) -> TextFeatures:
-        """Let one prompt serve all videos; refuse counts that fit neither videos nor frames."""
-        count = text.tokens.shape[0]
-        if count in (grid.batch, grid.batch * grid.num_frames):
-            return text
-        if count != 1:
-            raise IncompatibleInputsError(
-                f"There are {count} text conditionings for {grid.batch} videos of "
-                f"{grid.num_frames} frames; expected one for all, one per video or one per frame."
-            )
-        return TextFeatures(
-            tokens=text.tokens.expand(grid.batch, -1, -1),
-            keys=tuple(key.expand(grid.batch, -1, -1) for key in text.keys),
-            values=tuple(value.expand(grid.batch, -1, -1) for value in text.values),
-            bias=None if text.bias is None else text.bias.expand(grid.batch, -1, -1),
-        )

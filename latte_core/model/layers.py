@@ -30,6 +30,31 @@ def modulate(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, hidden, 1 + scale)
 
 
+def modulation_rows(table: Tensor, modulation: Tensor) -> Tensor:
+    """Return what blocks modulate with: shift, factor, gate of attention, then of feed-forward.
+
+    Args:
+        table: (..., 6, D) of a block, or of several.
+        modulation: (B, 6, D) of the timesteps.
+
+    Returns:
+        (..., B, 6, D), the scales with one added.
+    """
+    rows = table.to(device=modulation.device, dtype=modulation.dtype).unsqueeze(-3) + modulation
+    rows[..., 1::3, :].add_(1)
+    return rows
+
+
+def modulated_norm(hidden: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
+    """Return LayerNorm(hidden) * factor + shift; shift and factor are (B, 1, D).
+
+    A single row for all videos is the affine part of a LayerNorm: one kernel, rounded once.
+    """
+    if shift.shape[0] == 1:
+        return F.layer_norm(hidden, hidden.shape[-1:], factor.flatten(), shift.flatten(), eps)
+    return torch.addcmul(shift, normalize(hidden, eps), factor)
+
+
 class PatchEmbed(nn.Module):
     """Cut frames (N, C, H, W) into patches and project each: (N, S, D), row-major."""
 

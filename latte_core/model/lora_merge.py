@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError, InvalidInputError
+from .attention import FusedLinear
 from .lora import (
     ALPHA_NAME,
     DOWN_NAME,
@@ -96,7 +97,8 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
         strength: 0 changes nothing, a negative number turns the LoRA round.
 
     Raises:
-        InvalidInputError: for a strength that is no finite number, or a model with adapters.
+        InvalidInputError: for a strength that is no finite number, or a model that has adapters or
+            is fused.
         IncompatibleInputsError: if the LoRA is of a kind that only ComfyUI can apply, or does not
             fit the model. Nothing is changed then.
     """
@@ -108,6 +110,11 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
         raise InvalidInputError(
             "A LoRA cannot be merged into a model while adapters are trained on it. Take them off "
             "with remove_lora first."
+        )
+    if any(isinstance(one, FusedLinear) for one in modules.values()):
+        raise InvalidInputError(
+            "A LoRA cannot be merged into a model whose queries, keys and values are fused. Take "
+            "them apart with unfuse_qkv first."
         )
     layers = {name: layer_of(modules, name, product) for name, product in products.items()}
     patch = LoraPatch(layers, strength)

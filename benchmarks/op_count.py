@@ -1,0 +1,265 @@
+"""Count what one forward pass of Latte-1 launches, moves and multiplies, without running it.
+
+    python benchmarks/op_count.py [--tokens 20] [--json FILE]
+
+Both classes, diffusers' LatteTransformer3DModel and ours in several ways of calling it, are traced
+on meta tensors at full size: 16 frames of 512 x 512, 2 videos as under guidance, bfloat16. Nothing
+is timed, so the figures are the same on every machine.
+
+The rule: views are free and every other operator is one launch. An operator moves its inputs plus
+its outputs, each tensor once per mention. Attention is one operator, whose bytes are left out.
+Those of matrix products (and of the patch convolution) are counted apart, because there arithmetic
+sets the time. A multiply-add is two operations; attention counts its two products. Text and
+positions are prepared before the pass where the class can be given them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH, FRAMES, CELLS, TEXT_WIDTH = 2, 16, 64, 4096
+DTYPE = torch.bfloat16
+GEMMS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+FREE = ("_unsafe_view",)  # a view whose schema does not say so
+LATTE_1: dict[str, Any] = {
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "cross_attention_dim": 1152,
+    "caption_channels": TEXT_WIDTH,
+    "in_channels": 4,
+    "out_channels": 8,
+    "patch_size": 2,
+    "sample_size": CELLS,
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Figures of one pass.
+
+    Args:
+        launches: operators that are no views, matrix products and attention among them.
+        gemms, attentions: of those, matrix products and attention calls.
+        other_gb: 10^9 bytes moved by all that is neither.
+        gemm_gb: 10^9 bytes moved by matrix products.
+        tflop: 10^12 operations.
+    """
+
+    launches: int
+    gemms: int
+    attentions: int
+    other_gb: float
+    gemm_gb: float
+    tflop: float
+
+
+@torch.library.custom_op("latte_count::attention", mutates_args=())
+def attention_op(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Stand for a fused attention kernel; never run, only traced."""
+    raise NotImplementedError("This operator is for meta tensors.")
+
+
+@attention_op.register_fake
+def attention_shape(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Return (B, N, rows, d), in memory with the heads of a row side by side as kernels do."""
+    batch, heads, rows, _ = q.shape
+    return q.new_empty(batch, rows, heads, v.shape[3]).transpose(1, 2)
+
+
+class AttentionAsOneOp(TorchFunctionMode):
+    """Puts `attention_op` in the place of torch's attention, which would fall apart on meta."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
+            return attention_op(
+                given["query"], given["key"], given["value"], given.get("attn_mask")
+            )
+        return func(*args, **kwargs)
+
+
+class OpCounter(TorchDispatchMode):
+    """Counts operators by name, the bytes they move and their arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        name: str = packet.__name__
+        if name in FREE or is_view(func):
+            return out
+        self.launches[name] += 1
+        tensors = [one for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor)]
+        self.bytes[name] += sum(one.numel() * one.element_size() for one in tensors)
+        if name == "attention":
+            self.flops += 4 * out.numel() * args[1].shape[2]
+        elif packet in flop_registry:
+            self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        return out
+
+    def counts(self) -> Counts:
+        """Return the figures so far."""
+        gemm_bytes = sum(self.bytes[name] for name in GEMMS)
+        return Counts(
+            launches=self.launches.total(),
+            gemms=sum(self.launches[name] for name in GEMMS),
+            attentions=self.launches["attention"],
+            other_gb=(self.bytes.total() - gemm_bytes - self.bytes["attention"]) / 1e9,
+            gemm_gb=gemm_bytes / 1e9,
+            tflop=self.flops / 1e12,
+        )
+
+
+def is_view(func: Any) -> bool:
+    """Return whether all results share memory with an argument that is left as it is."""
+    aliases = [one.alias_info for one in func._schema.returns]
+    return bool(aliases) and all(one is not None and not one.is_write for one in aliases)
+
+
+@torch.no_grad()
+def count(call: Callable[[], Any]) -> OpCounter:
+    """Trace a call on meta tensors."""
+    counter = OpCounter()
+    with AttentionAsOneOp(), counter:
+        call()
+    return counter
+
+
+def import_core(name: str) -> Any:
+    """Import a module of latte_core by file location; the repository root stays off sys.path."""
+    if "latte_core" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "latte_core",
+            ROOT / "latte_core" / "__init__.py",
+            submodule_search_locations=[str(ROOT / "latte_core")],
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["latte_core"] = module
+        spec.loader.exec_module(module)
+    return importlib.import_module(f"latte_core.{name}")
+
+
+def inputs(tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return latents, timesteps and text of a guided step, on meta."""
+    latents = torch.empty(BATCH, 4, FRAMES, CELLS, CELLS, dtype=DTYPE, device="meta")
+    timesteps = torch.zeros(BATCH, dtype=torch.int64, device="meta")
+    return latents, timesteps, torch.empty(BATCH, tokens, TEXT_WIDTH, dtype=DTYPE, device="meta")
+
+
+def count_diffusers(tokens: int) -> OpCounter:
+    """Count diffusers' class."""
+    import diffusers
+
+    with torch.device("meta"):
+        model = diffusers.LatteTransformer3DModel(**LATTE_1, video_length=FRAMES).to(DTYPE)
+    given = inputs(tokens)
+    return count(lambda: model(*given))
+
+
+def count_ours(
+    tokens: int, *, as_sampled: bool = True, fused: bool = False, own_attention: bool = False
+) -> OpCounter:
+    """Count our class, with text and places handed in.
+
+    Args:
+        tokens: of each prompt.
+        as_sampled: as the pipeline calls it under guidance: one timestep for all videos, the first
+            self-attention shared, noise alone. False is one timestep per video.
+        fused: after `fuse_qkv`.
+        own_attention: a host does the attention.
+    """
+    attention = import_core("model.attention")
+    with torch.device("meta"):
+        model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
+        if fused:
+            import_core("model.fused_qkv").fuse_qkv(model)
+    latents, timesteps, context = inputs(tokens)
+    more: dict[str, Any] = {
+        "text": model.project_text(context),
+        "places": model.place_tables(latents.shape, "meta"),
+    }
+    if as_sampled:
+        timesteps = timesteps[:1]
+        more |= {"shared_input": True, "noise_only": True}
+    if own_attention:
+
+        def attend(*args: Any, **kwargs: Any) -> Tensor:
+            return attention.scaled_dot_product(*args, **kwargs)
+
+        more["hooks"] = attention.BlockHooks(attention=attend)
+    return count(lambda: model(latents, timesteps, **more))
+
+
+def ways() -> dict[str, Callable[[int], OpCounter]]:
+    """Return what is counted, by name: each takes the tokens of a prompt."""
+    return {
+        "diffusers": count_diffusers,
+        "ours, a host's attention": lambda n: count_ours(n, as_sampled=False, own_attention=True),
+        "ours, a timestep per video": lambda n: count_ours(n, as_sampled=False),
+        "ours, as the pipeline samples": count_ours,
+        "ours, the same with fused QKV": lambda n: count_ours(n, fused=True),
+    }
+
+
+def main() -> None:
+    """Read the options, count, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=20, help="text tokens of each prompt")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    print(f"{'':32}launches  GEMMs  other GB  GEMM GB    TFLOP")
+    figures: dict[str, Any] = {}
+    for name, way in ways().items():
+        counter = way(options.tokens)
+        found = counter.counts()
+        print(
+            f"{name:32}{found.launches:8}{found.gemms:7}{found.other_gb:10.2f}"
+            f"{found.gemm_gb:9.2f}{found.tflop:9.3f}"
+        )
+        figures[name] = asdict(found) | {
+            "other_gb_by_operator": {
+                operator: round(size / 1e9, 3)
+                for operator, size in counter.bytes.most_common()
+                if operator not in (*GEMMS, "attention")
+            }
+        }
+    if options.json is not None:
+        record = {"tokens": options.tokens, "torch": torch.__version__, "ways": figures}
+        options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
