@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .acceleration.run import CachedLatte, CacheReport, RunCache
+from .acceleration.settings import CacheSettings
 from .checkpoint.lora_reader import merge_lora_file
 from .class_labels import Label, count_videos, is_listed, labels_of
 from .class_parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
@@ -32,6 +34,9 @@ from .types import (
     check_integer,
 )
 from .vae.frames import VideoVAE
+
+Made = tuple[Tensor, CacheReport | None]
+"""Latents of a batch, and what its cache did, if it had one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,6 +185,7 @@ class ClassPipeline:
         decode_chunk: int | None = None,
         output: str = "frames",
         callback: StepCallback | None = None,
+        cache: CacheSettings | None = None,
     ) -> PipelineResult:
         """Make one video per label, or per seed, each as if it were made alone.
 
@@ -199,6 +205,7 @@ class ClassPipeline:
             decode_chunk: frames decoded at a time; by default the whole clip.
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
+            cache: how to compute less of each run, at some loss of likeness; None computes all.
 
         Returns:
             Latents, frames and the numbers of the classes; a list of labels or seeds gives one more
@@ -225,18 +232,24 @@ class ClassPipeline:
             self.class_names,
         )
         run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
+        self._cache(run, cache)  # refuses what does not fit before anything is made
         if output == "frames":
             self.parts.check_vae()
         if check_noise_order(noise_order) == "reference":
-            clean = self._sample_as_authors(run, size, seed, latents, labels, callback)
+            made = [self._sample_as_authors(run, cache, size, seed, latents, labels, callback)]
         else:
-            clean = self._sample_each(run, size, seed, latents, labels, callback)
+            made = self._sample_each(run, cache, size, seed, latents, labels, callback)
+        clean = torch.cat([video for video, _ in made])
+        reports = tuple(report for _, report in made if report is not None)
         if output == "latents":
-            return PipelineResult(latents=clean, frames=None, class_labels=labels)
+            return PipelineResult(latents=clean, frames=None, class_labels=labels, cache=reports)
         frames = self.decode(clean, decode_chunk=decode_chunk)
         is_list = count > 1 or is_listed(class_labels) or is_listed(seed)
         return PipelineResult(
-            latents=clean, frames=frames if is_list else frames[0], class_labels=labels
+            latents=clean,
+            frames=frames if is_list else frames[0],
+            class_labels=labels,
+            cache=reports,
         )
 
     @torch.no_grad()
@@ -278,18 +291,20 @@ class ClassPipeline:
     def _sample_each(
         self,
         run: ClassRun,
+        cache: CacheSettings | None,
         size: tuple[int, int, int, int, int],
         seed: int | Sequence[int],
         latents: Tensor | None,
         labels: tuple[int, ...] | None,
         callback: StepCallback | None,
-    ) -> Tensor:
+    ) -> list[Made]:
         """Make the videos one by one, with the noise of `Pipeline` and KSampler."""
         start, step_noise = noise_of_videos(size, seed, "comfyui", latents)
         one = (1, *size[1:])
-        made = [
+        return [
             self._sample(
                 run,
+                cache,
                 start[index : index + 1],
                 None if labels is None else labels[index : index + 1],
                 listener,
@@ -297,35 +312,37 @@ class ClassPipeline:
             )
             for index, listener in enumerate(listeners(callback, size[0]))
         ]
-        return torch.cat(made)
 
     def _sample_as_authors(
         self,
         run: ClassRun,
+        cache: CacheSettings | None,
         size: tuple[int, int, int, int, int],
         seed: int | Sequence[int],
         latents: Tensor | None,
         labels: tuple[int, ...] | None,
         callback: StepCallback | None,
-    ) -> Tensor:
+    ) -> Made:
         """Make all videos in one batch, as they share one stream of noise."""
         is_guided = uses_guidance(run.guidance_scale)
         start = latents
         if start is None:
             start = ReferenceStream(size, seed, is_guided=is_guided).draw_start()
-        return self._sample(run, start, labels, callback, seed=seed, noise_order="reference")
+        return self._sample(run, cache, start, labels, callback, seed=seed, noise_order="reference")
 
     def _sample(
         self,
         run: ClassRun,
+        settings: CacheSettings | None,
         start: Tensor,
         labels: tuple[int, ...] | None,
         callback: StepCallback | None,
         **noise: Any,
-    ) -> Tensor:
+    ) -> Made:
         """Return latents for a batch; `noise` says where that of each step comes from."""
-        return sample_reference(
-            self.parts.transformer,
+        cache, model = self._cache(run, settings), self.parts.transformer
+        latents = sample_reference(
+            model if cache is None else CachedLatte(model, cache),
             start,
             method=run.method,
             steps=run.steps,
@@ -335,6 +352,20 @@ class ClassPipeline:
             callback=callback,
             temporal_attention=run.temporal_attention,
             **noise,
+        )
+        return latents, None if cache is None else cache.close()
+
+    def _cache(self, run: ClassRun, settings: CacheSettings | None) -> RunCache | None:
+        """Return the cache of one run, if there is to be one."""
+        if settings is None:
+            return None
+        is_guided = uses_guidance(run.guidance_scale)
+        return RunCache(
+            settings,
+            self.parts.transformer,
+            num_steps=len(space_timesteps(run.steps)),
+            sampler=run.method,
+            ids=("class", "null") if is_guided else ("class",),
         )
 
 

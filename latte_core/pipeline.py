@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .acceleration.run import CacheReport, RunCache
+from .acceleration.settings import CacheSettings
 from .checkpoint.lora_reader import merge_lora_file
 from .errors import IncompatibleInputsError
+from .model.attention import BlockHooks
 from .model.lora_merge import LoraPatch
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
@@ -34,6 +37,8 @@ from .vae.frames import VideoVAE
 
 logger = logging.getLogger("latte")
 
+READS_VARIANCE = ("ddpm",)  # samplers that use the variance logits
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
@@ -45,6 +50,7 @@ class Request:
     guidance_scale: float
     eta: float
     temporal_attention: bool
+    cache: CacheSettings | None
 
 
 class Pipeline:
@@ -146,6 +152,7 @@ class Pipeline:
         decode_chunk: int | None = None,
         output: str = "frames",
         callback: StepCallback | None = None,
+        cache: CacheSettings | None = None,
     ) -> PipelineResult:
         """Make one video per prompt, each as if it were made alone.
 
@@ -171,6 +178,7 @@ class Pipeline:
             decode_chunk: frames decoded at a time; by default the whole clip.
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
+            cache: how to compute less of each run, at some loss of likeness; None computes all.
 
         Returns:
             Frames and latents; a list of prompts gives one more axis in front of the frames.
@@ -203,23 +211,27 @@ class Pipeline:
             guidance_scale=guidance_scale,
             eta=eta,
             temporal_attention=temporal_attention,
+            cache=cache,
         )
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
-        self._check_run(request, step_noise[0])
+        num_calls = self._check_run(request, step_noise[0])
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         conditions = make_conditions(text, self.parts.text_encoder)
         made = [
-            self._sample(request, noise[index : index + 1], step_noise[index], condition, listener)
+            self._sample(
+                request, noise[index : index + 1], step_noise[index], condition, listener, num_calls
+            )
             for index, (condition, listener) in enumerate(
                 zip(conditions, listeners(callback, count), strict=True)
             )
         ]
-        clean = torch.cat(made)
+        clean = torch.cat([latents for latents, _ in made])
+        reports = tuple(report for _, report in made if report is not None)
         if output == "latents":
-            return PipelineResult(latents=clean, frames=None)
+            return PipelineResult(latents=clean, frames=None, cache=reports)
         frames = self.decode(clean, vae=vae, decode_chunk=decode_chunk)
         is_list = count > 1 or isinstance(prompt, list | tuple)
-        return PipelineResult(latents=clean, frames=frames if is_list else frames[0])
+        return PipelineResult(latents=clean, frames=frames if is_list else frames[0], cache=reports)
 
     @torch.no_grad()
     def decode(
@@ -234,14 +246,31 @@ class Pipeline:
         made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
         return torch.cat(made).to("cpu", torch.float32)
 
-    def _check_run(self, request: Request, noise: StepNoise) -> None:
-        """Raise now what the sampler would raise after the text has been encoded."""
-        make_stepper(
+    def _check_run(self, request: Request, noise: StepNoise) -> int:
+        """Return the model calls of a run; raise now what it would raise after encoding text."""
+        stepper = make_stepper(
             request.sampler,
             request.num_steps,
             noise=noise,
             eta=request.eta,
             settings=self.parts.settings,
+        )
+        num_calls = len(stepper.timesteps)
+        self._cache(request, num_calls)
+        return num_calls
+
+    def _cache(self, request: Request, num_calls: int) -> RunCache | None:
+        """Return the cache of one video's run, if there is to be one."""
+        if request.cache is None:
+            return None
+        is_guided = uses_guidance(request.guidance_scale)
+        return RunCache(
+            request.cache,
+            self.parts.transformer,
+            num_steps=num_calls,
+            sampler=request.sampler,
+            ids=("negative", "positive") if is_guided else ("positive",),
+            followed=int(is_guided),
         )
 
     def _shape(
@@ -286,16 +315,18 @@ class Pipeline:
         step_noise: StepNoise,
         condition: Condition,
         callback: StepCallback | None,
-    ) -> Tensor:
+        num_calls: int,
+    ) -> tuple[Tensor, CacheReport | None]:
         """Make the latents of one video."""
         positive, negative = condition
         context = positive if negative is None else torch.cat([negative, positive])
-        predict = self._predictor(context, request.temporal_attention)
+        cache = self._cache(request, num_calls)
+        predict = self._predictor(context, request, noise.shape, cache)
         if negative is not None:
             predict = guided_in_one_batch(predict, request.guidance_scale)
         weight: Tensor = next(self.parts.transformer.parameters())
         try:
-            return sample(
+            latents = sample(
                 predict,
                 noise,
                 sampler=request.sampler,
@@ -309,19 +340,37 @@ class Pipeline:
         except torch.OutOfMemoryError:
             logger.error("Out of memory while sampling %s.", request.shape)
             raise
+        return latents, None if cache is None else cache.close()
 
-    def _predictor(self, context: Tensor, temporal_attention: bool) -> NoisePredictor:
-        """Bind text to the transformer: projected once here, used at every step."""
+    def _predictor(
+        self, context: Tensor, request: Request, size: tuple[int, ...], cache: RunCache | None
+    ) -> NoisePredictor:
+        """Bind text and size to the transformer: prepared once here, used at every step."""
         transformer: Any = self.parts.transformer
         device = next(transformer.parameters()).device
-        text = transformer.project_text(context.to(device))
+        options: dict[str, Any] = {
+            "text": transformer.project_text(context.to(device)),
+            "places": transformer.place_tables(size, device),
+            "enable_temporal_attention": request.temporal_attention,
+            "shared_input": len(context) > 1,
+            "noise_only": request.sampler not in READS_VARIANCE,
+        }
+        followed = options  # of calls that leave out the negative prompt
+        if cache is not None and cache.may_halve:
+            text = transformer.project_text(context[-1:].to(device))
+            followed = {**options, "text": text, "shared_input": False}
 
         def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return transformer(
-                latents.to(device),
-                timesteps.to(device),
-                enable_temporal_attention=temporal_attention,
-                text=text,
-            )
+            # a single video: guidance asks about it twice, at the same timestep
+            given, time = latents.to(device), timesteps[:1].to(device)
+            if cache is None:
+                return transformer(given, time, **options)
+
+            def call(rows: slice, hooks: BlockHooks) -> Tensor:
+                chosen = given[rows]
+                what = options if len(chosen) == len(given) else followed
+                return transformer(chosen, time, hooks=hooks, **what)
+
+            return cache.predict(len(given), float(timesteps[0]), call)
 
         return predict

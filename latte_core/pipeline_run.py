@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from .acceleration.run import CacheReport
 from .errors import InvalidInputError
 from .sampling import StepNoise, make_noise, make_step_noise
 from .types import StepCallback, StepInfo
@@ -23,11 +24,14 @@ class PipelineResult:
         frames: (F, H, W, 3) float32 in [0, 1], (N, F, H, W, 3) for a list of prompts, labels or
             seeds, or None if only latents were asked for.
         class_labels: the class of each video, for class-conditional models.
+        cache: what each run computed and skipped, if it had a cache: one of each video, or one of
+            all where they were made in one batch.
     """
 
     latents: Tensor
     frames: Tensor | None
     class_labels: tuple[int, ...] | None = None
+    cache: tuple[CacheReport, ...] = ()
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -34,6 +34,7 @@ LAYERS = (
 )
 SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
 PIPELINE = (
+    *("calibration", "calibration_subjects"),
     *("class_labels", "class_parts", "class_pipeline", "class_vae"),
     *("pipeline_parts", "pipeline_run", "pipeline_text"),
 )

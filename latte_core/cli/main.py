@@ -15,6 +15,7 @@ import torch
 from .. import __version__
 from ..errors import LatteError
 from . import (
+    calibrate,
     convert,
     draw_clips,
     evaluate,
@@ -45,6 +46,7 @@ Look at a weights file, or turn it into one safetensors file:
 
 COMMANDS: tuple[Command, ...] = (
     sample.COMMAND,
+    calibrate.COMMAND,
     inspect.COMMAND,
     convert.COMMAND,
     evaluate.COMMAND,

@@ -16,6 +16,7 @@ from ..video.formats import format_for
 from .command import Command
 from .options import DTYPES, dtype_from
 from .reference_settings import read_settings
+from .sample_cache import add_cache_options
 from .sample_class import ClassMaker
 from .sample_folder import fill_folder
 from .sample_jobs import Maker, plan
@@ -58,6 +59,10 @@ examples:
     python -m latte_core sample --prompt "a red circle jumping" --lora jumping.safetensors:0.8 \\
         --output jumping.mp4
 
+  With half of the steps computed, and the other half taken from a cache:
+    python -m latte_core sample --prompt "a blue square moving up" --cache balanced \\
+        --output up.mp4
+
   2048 faces; the same command goes on where it was stopped:
     python -m latte_core sample --model ffs.pt --config ffs_sample.yaml \\
         --num-videos 2048 --output-dir faces
@@ -73,6 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_contents(parser)
     _add_model(parser)
     _add_quality(parser)
+    add_cache_options(parser)
     _add_output(parser)
 
 

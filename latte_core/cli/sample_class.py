@@ -16,6 +16,7 @@ from ..class_parts import CLASS_STARTER
 from ..class_pipeline import ClassPipeline
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..types import StepCallback, VideoShape
+from .sample_cache import CacheNotes, cache_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
 from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
@@ -60,6 +61,7 @@ class ClassMaker:
             either(settings.eta, 0.0),
             either(settings.temporal_attention, True),
         )
+        self._notes = CacheNotes()
         best = self._pipeline.defaults
         self._shape = VideoShape(
             num_frames=either(settings.frames, best.num_frames),
@@ -90,6 +92,7 @@ class ClassMaker:
             "width": width,
             "vae": Path(self._settings.vae or "image").name,
             **loras_entry(self._settings.loras),
+            **cache_entry(self._settings.cache),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -119,7 +122,9 @@ class ClassMaker:
             seed=job.seed,
             temporal_attention=self._run.temporal_attention,
             callback=callback,
+            cache=self._settings.cache,
         )
+        self._notes.tell(result.cache)
         assert result.frames is not None
         return result.frames
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..acceleration.settings import CacheSettings
 from ..errors import InvalidInputError
+from .sample_cache import cache_of
 from .sample_lora import lora_of
 
 TEXT, CLASSES, UNCONDITIONAL = "text", "class", "unconditional"
@@ -38,6 +40,7 @@ class Settings:
         steps: a number, or a step string.
         guidance, sampler, eta, frames, height, width, fps, temporal_attention: as the options.
         half: run in float16 on an accelerator, as the authors do.
+        cache: how to compute less of each run.
         betas: first and last beta, and how they rise, that the model must have been trained with.
     """
 
@@ -63,6 +66,7 @@ class Settings:
     fps: float | None = None
     temporal_attention: bool | None = None
     half: bool | None = None
+    cache: CacheSettings | None = None
     betas: tuple[float, float, str] | None = field(default=None)
 
     def over(self, other: Settings) -> Settings:
@@ -117,6 +121,7 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
         width=arguments.width,
         fps=arguments.fps,
         temporal_attention=arguments.temporal_attention,
+        cache=cache_of(arguments),
     )
 
 

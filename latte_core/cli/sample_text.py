@@ -15,6 +15,7 @@ from ..pipeline import Pipeline
 from ..pipeline_parts import STARTER, VAE_FOLDERS
 from ..sampling import resolve_sampler
 from ..types import StepCallback, VideoShape
+from .sample_cache import CacheNotes, cache_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
 from .sample_settings import Settings
@@ -60,6 +61,7 @@ class TextMaker:
         self._check_betas()
         merge_loras(self._pipeline, settings.loras)
         self._recipe = make_recipe(settings, self._pipeline, Path(model).name)
+        self._notes = CacheNotes()
 
     @property
     def items(self) -> Sequence[str | None]:
@@ -75,7 +77,11 @@ class TextMaker:
 
     @property
     def recipe(self) -> Mapping[str, Any]:
-        return {**asdict(self._recipe), **loras_entry(self._settings.loras)}
+        return {
+            **asdict(self._recipe),
+            **loras_entry(self._settings.loras),
+            **cache_entry(self._settings.cache),
+        }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
         return {"prompt": job.item, "seed": job.seed}
@@ -99,7 +105,9 @@ class TextMaker:
             temporal_attention=recipe.temporal_attention,
             vae=recipe.vae,
             callback=callback,
+            cache=self._settings.cache,
         )
+        self._notes.tell(result.cache)
         assert result.frames is not None
         return result.frames
 

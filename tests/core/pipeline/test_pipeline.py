@@ -346,5 +346,6 @@ def test_signature_of_a_call_is_frozen() -> None:
         ("decode_chunk", None),
         ("output", "frames"),
         ("callback", None),
+        ("cache", None),
     ]
     assert parameters[0].name == "prompt"
