@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +264,12 @@ class Pipeline:
         if request.cache is None:
             return None
         is_guided = uses_guidance(request.guidance_scale)
+        settings = request.cache
+        if settings.wants_schedules:
+            shipped = self.parts.cache_schedules(request.sampler, num_calls)
+            settings = replace(settings, schedules=shipped)
         return RunCache(
-            request.cache,
+            settings,
             self.parts.transformer,
             num_steps=num_calls,
             sampler=request.sampler,

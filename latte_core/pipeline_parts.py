@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .acceleration.schedule_file import ScheduleFile
 from .checkpoint.loader import load_t2v
 from .checkpoint.reader import read_tensors
 from .errors import CheckpointError, InvalidInputError
@@ -84,6 +85,10 @@ class Parts(Protocol):
         """Raise CheckpointError now if a part that will be needed is missing."""
         ...
 
+    def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
+        """Return the calibrated cache schedules that the model came with for a run, or None."""
+        ...
+
 
 class FolderParts:
     """Parts in the layout of Latte-1: `transformer/`, `text_encoder/`, `tokenizer/`, `vae/` ...
@@ -151,6 +156,9 @@ class FolderParts:
             self._companion("tokenizer", "a tokenizer")
         if vae is not None:
             self._vae_folder(vae)
+
+    def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
+        return ScheduleFile.beside(self.companions, sampler, num_steps)
 
     def _vae_folder(self, kind: str) -> Path:
         """Return the VAE's folder; a pipeline saved by diffusers may hold either kind in `vae`."""
@@ -221,6 +229,10 @@ class GivenParts:
             self.text_encoder()
         if vae is not None:
             self.vae(vae)
+
+    def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
+        """Return None: parts that the caller made came with no schedules."""
+        return None
 
 
 def locate(source: str | Path) -> tuple[Path, Path]:

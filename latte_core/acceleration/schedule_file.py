@@ -18,6 +18,8 @@ from .policies import StaticSchedule
 
 FORMAT = "latte-cache-schedules"
 VERSION = 1
+FOLDER = "cache_schedules"
+"""Folder of a model's schedules beside its transformer, such as ddim-50.json in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +127,21 @@ class ScheduleFile:
                 f"{path.name} is not a whole file of cache schedules: {error}. Calibrate anew, or "
                 "get it again."
             ) from error
+
+    @classmethod
+    def beside(cls, folder: Path, sampler: str, num_steps: int) -> ScheduleFile | None:
+        """Return the schedules that a model came with for a run, or None.
+
+        Args:
+            folder: the model's, with its transformer, text encoder and VAE.
+            sampler: name of the sampler.
+            num_steps: model calls of the run.
+
+        Raises:
+            CorruptCheckpointError: if there is such a file, and it cannot be read.
+        """
+        path = folder / FOLDER / f"{sampler}-{num_steps}.json"
+        return cls.read(path) if path.is_file() else None
 
     @classmethod
     def _from_values(cls, values: Mapping[str, Any]) -> ScheduleFile:

@@ -33,7 +33,8 @@ class CacheSettings:
         speed_up: of `static`: how many times fewer steps are computed, >= 1.
         threshold: of `teacache` and `first-block`; None for their own.
         broadcast: of `pab`.
-        schedules: calibrated lists for `static`; the one nearest to `speed_up` is used.
+        schedules: calibrated lists for `static`; the one nearest to `speed_up` is used. None takes
+            those that the model came with for the run, or else spreads steps by rule.
         forecast: 0 repeats the last residual in skipped steps, 1 or 2 continues the last two or
             three; None is the calibration's, or 1.
         guidance: also leave out the unfollowed half of guidance in some steps; None does not.
@@ -101,6 +102,11 @@ class CacheSettings:
         if self.guidance is not None:
             words.append("guidance")
         return ", ".join(words)
+
+    @property
+    def wants_schedules(self) -> bool:
+        """Whether calibrated schedules, where the model came with some, take the place of rules."""
+        return self.policy == STATIC and self.schedules is None and self.speed_up > 1
 
     @property
     def order(self) -> int:
