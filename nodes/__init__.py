@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .acceleration import LatteAccelerate
 from .conditioning import LatteClassLabel, LatteTextEncode, LatteUnconditional
 from .latents import LatteEmptyLatent, LatteVAEDecode
 from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
@@ -25,6 +26,7 @@ NODE_CLASS_MAPPINGS = {
     "LatteTrain": LatteTrain,
     "LatteTrainingStatus": LatteTrainingStatus,
     "LatteStopTraining": LatteStopTraining,
+    "LatteAccelerate": LatteAccelerate,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -43,4 +45,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LatteTrain": "Latte Train",
     "LatteTrainingStatus": "Latte Training Status",
     "LatteStopTraining": "Latte Stop Training",
+    "LatteAccelerate": "Latte Accelerate",
 }

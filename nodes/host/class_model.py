@@ -22,7 +22,7 @@ from ...latte_core.latte_config import LatteConfig
 from ...latte_core.model.latte import Latte
 from .conditions import CLASS, check_kind, find_label, kind_read
 from .detection import CLASS_MODEL, config_from_settings
-from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
 from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
 from .model import STOCK_SAMPLER, LatteBase
 
@@ -73,12 +73,13 @@ class LatteClassTransformer(Latte):
         videos = pad_to_patch(videos, patch, tubelet)
         slots, rows, columns = videos.shape[2:]
         grid = (slots // tubelet, rows // patch, columns // patch)
+        hooks = make_hooks(transformer_options, grid, self.config.num_units)
         output = super().forward(
             videos,
             one_per_video(timestep, count),
             self.labels_for(y, conds, count),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
-            hooks=make_hooks(transformer_options, grid, self.config.num_units),
+            hooks=with_cache(hooks, transformer_options, timestep, count),
         )[:, :, :frames, :height, :width]
         return noise_of(output, x, transformer_options)
 

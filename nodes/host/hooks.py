@@ -15,6 +15,7 @@ from .layout import unfold
 
 VARIANCE_COLLECTOR = "latte_variance"
 TEMPORAL_ATTENTION = "latte_temporal_attention"
+RUN_CACHE = "latte_run_cache"
 
 
 def run_with_wrappers(module: Any, x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
@@ -50,6 +51,25 @@ def make_hooks(
         run_block=replace_blocks(replaced, common) if replaced else None,
         attn_output_hook=patch_outputs(patches.get("attn1_output_patch", []), common),
     )
+
+
+def with_cache(
+    hooks: BlockHooks, options: dict[str, Any], timestep: Tensor, videos: int
+) -> BlockHooks:
+    """Put the run's step cache, if it has one, around the hooks of a call.
+
+    The cache comes outermost: blocks that run, run through the patches; skipped ones call none.
+
+    Args:
+        hooks: see `make_hooks`.
+        options: `transformer_options` of the call.
+        timestep: of the call.
+        videos: rows of the transformer's batch.
+    """
+    cache = options.get(RUN_CACHE)
+    if cache is None:
+        return hooks
+    return cache.hooks(hooks, timestep=timestep, videos=videos, options=options)
 
 
 def attention_with(options: dict[str, Any]) -> Any:

@@ -28,7 +28,7 @@ from .detection import (
     config_from_settings,
     config_to_tensor,
 )
-from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
 from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
 
 STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
@@ -82,12 +82,13 @@ class LatteTransformer(LatteT2V):
             )
         frames, rows, columns = videos.shape[2:]
         grid = (frames, rows // patch, columns // patch)
+        hooks = make_hooks(transformer_options, grid, self.config.num_layers)
         output = super().forward(
             videos,
             one_per_video(timestep, videos.shape[0]),
             rows_for_videos(context, conds, videos.shape[0]),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
-            hooks=make_hooks(transformer_options, grid, self.config.num_layers),
+            hooks=with_cache(hooks, transformer_options, timestep, videos.shape[0]),
         )[..., :height, :width]
         return noise_of(output, x, transformer_options)
 

@@ -12,6 +12,7 @@ STARTER = "starter"
 CLASS_STARTER = "class-starter"
 FOLDER_MARK = "/"
 MODELS = "diffusion_models"
+SCHEDULES = "latte_schedules"
 ASSETS = Path(__file__).resolve().parents[2] / "latte_core" / "assets"
 STARTER_FOLDER = ASSETS / "starter"
 CLASS_STARTER_FOLDER = ASSETS / "class_starter"
@@ -115,6 +116,42 @@ def starter_folder(folder: Path) -> Path:
             f"latte_core/assets/{folder.name}. Install the pack again, whole."
         )
     return folder
+
+
+def schedule_files() -> dict[str, Path]:
+    """Return the cache schedules in models/latte_schedules, by name; nothing outside ComfyUI."""
+    try:
+        import folder_paths
+    except ImportError:
+        return {}
+    folder = Path(folder_paths.models_dir) / SCHEDULES
+    return {path.name: path for path in sorted(folder.glob("*.json"))}
+
+
+def schedules() -> list[str]:
+    """Return the names of those files."""
+    return list(schedule_files())
+
+
+def locate_schedule(name: str) -> Path:
+    """Turn a listed cache schedule into its file.
+
+    Raises:
+        InvalidInputError: for every other name, saying where it was sought.
+    """
+    files = schedule_files()
+    if name not in files:
+        raise InvalidInputError(
+            f"schedule is {name!r}, which is none of the {len(files)} files in models/{SCHEDULES}. "
+            "Put a file from 'python -m latte_core calibrate' there and refresh, or choose auto."
+        )
+    return files[name]
+
+
+def schedule_fingerprint(name: str) -> str:
+    """Return a text that changes when the file of a cache schedule does."""
+    stat = locate_schedule(name).stat()
+    return f"{stat.st_mtime_ns}-{stat.st_size}"
 
 
 def fingerprint(name: str, category: str, widget: str) -> str:

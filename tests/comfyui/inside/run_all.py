@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import acceleration
 import border
 import class_border
 import class_native
@@ -15,6 +16,6 @@ from host import run
 
 MODULES = (
     *(native, sampling, stock_nodes, registration, border),
-    *(class_native, class_sampling, class_border, lora),
+    *(class_native, class_sampling, class_border, lora, acceleration),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})

@@ -1,0 +1,147 @@
+"""Latte Accelerate: compute fewer of a run's steps, with one dial."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..latte_core.acceleration.schedule_file import ScheduleFile
+from ..latte_core.acceleration.settings import (
+    DIAL,
+    FIRST_BLOCK,
+    PAB,
+    STATIC,
+    TEACACHE,
+    CacheSettings,
+)
+from ..latte_core.errors import IncompatibleInputsError
+from .host import paths
+from .host.sockets import check_choice, check_model, check_number
+
+OFF = "off"
+AUTO = "auto"
+MODES = [*DIAL, OFF]
+POLICIES = [AUTO, TEACACHE, FIRST_BLOCK, PAB]
+FORECASTS = [AUTO, "0", "1", "2"]
+MAX_THRESHOLD = 10.0
+
+
+class LatteAccelerate:
+    """Step caching for every sampler."""
+
+    CATEGORY = "Latte/acceleration"
+    DESCRIPTION = (
+        "Make videos faster by computing fewer of a run's steps in full: the others use again what "
+        "the blocks added before. The video changes a little; one dial says how much. Works with "
+        "Latte Sampler, KSampler and SamplerCustomAdvanced."
+    )
+    SEARCH_ALIASES = [
+        *("latte cache", "teacache", "speed up", "faster", "step cache", "first block cache"),
+        *("pab", "fbcache", "residual cache"),
+    ]
+    FUNCTION = "patch"
+    RETURN_TYPES = ("MODEL",)
+    RETURN_NAMES = ("model",)
+    OUTPUT_TOOLTIPS = ("The same model; every run with it has a cache of its own.",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Describe the inputs."""
+        mode = {
+            "default": "balanced",
+            "tooltip": "quality computes about 5 of 8 steps and stays closest to the uncached "
+            "video, balanced every second, fast 3 of 10 with visible changes. off: no cache.",
+        }
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "A Latte model, with its LoRAs."}),
+                "mode": (MODES, mode),
+            },
+            "optional": further_choices(),
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, schedule: str = AUTO, **_: Any) -> str:
+        """Read again when the file was replaced."""
+        return "" if schedule == AUTO else paths.schedule_fingerprint(schedule)
+
+    def patch(
+        self,
+        model: Any,
+        mode: str,
+        policy: str = AUTO,
+        threshold: float = 0.0,
+        forecast: str = AUTO,
+        schedule: str = AUTO,
+    ) -> tuple[Any]:
+        """Check everything at the border, then patch a copy of the model."""
+        check_model(model, "Latte Accelerate")
+        settings = settings_of(mode, policy, threshold, forecast, schedule)
+        from .host.acceleration import accelerate
+
+        return (accelerate(model, settings),)
+
+
+def further_choices() -> dict[str, Any]:
+    """Describe the widgets that most people leave as they are."""
+    policy = {
+        "default": AUTO,
+        "tooltip": "auto: a list of steps, from mode. teacache and first-block decide at each step "
+        "by how much changed, in the place of mode. pab repeats attention alone: it saves the "
+        "least, and class models do not take it well.",
+    }
+    threshold = {
+        "default": 0.0,
+        "min": 0.0,
+        "max": MAX_THRESHOLD,
+        "step": 0.01,
+        "tooltip": "For teacache (0.1 slow to 0.25 fast; made for 50 steps of ddim) and "
+        "first-block (0.05 to 0.2): higher skips more and changes the video more. 0: their own.",
+    }
+    forecast = {
+        "default": AUTO,
+        "tooltip": "Skipped steps repeat the last result (0), or continue a line (1) or a parabola "
+        "(2) through the last ones. Each step up keeps one more result in memory. auto: 1, or what "
+        "the schedule was made for.",
+    }
+    schedule = {
+        "default": AUTO,
+        "tooltip": "auto: steps spread by rule, for any sampler. A file in models/latte_schedules, "
+        "from 'python -m latte_core calibrate', lists the best steps for one model, sampler and "
+        "number of steps; mode chooses among its lists.",
+    }
+    return {
+        "policy": (POLICIES, policy),
+        "threshold": ("FLOAT", threshold),
+        "forecast": (FORECASTS, forecast),
+        "schedule": ([AUTO, *paths.schedules()], schedule),
+    }
+
+
+def settings_of(
+    mode: str, policy: str, threshold: float, forecast: str, schedule: str
+) -> CacheSettings | None:
+    """Return what the widgets say, or None for no cache.
+
+    Raises:
+        InvalidInputError: for a value that no widget offers.
+        IncompatibleInputsError: for a schedule beside a policy that follows none.
+    """
+    check_choice("mode", mode, MODES)
+    check_choice("policy", policy, POLICIES)
+    check_choice("forecast", forecast, FORECASTS)
+    threshold = check_number("threshold", threshold, 0.0, MAX_THRESHOLD)
+    if mode == OFF:
+        return None
+    file = None if schedule == AUTO else paths.locate_schedule(schedule)
+    if file is not None and policy != AUTO:
+        raise IncompatibleInputsError(
+            f"schedule of Latte Accelerate is {schedule!r}, a list of steps, but policy {policy} "
+            "decides at each step. Set policy to auto, or schedule to auto."
+        )
+    return CacheSettings(
+        policy=STATIC if policy == AUTO else policy,
+        speed_up=DIAL[mode],
+        threshold=threshold or None,
+        schedules=None if file is None else ScheduleFile.read(file),
+        forecast=None if forecast == AUTO else int(forecast),
+    )
