@@ -10,7 +10,9 @@ The rule: views are free and every other operator is one launch. An operator mov
 its outputs, each tensor once per mention. Attention is one operator, whose bytes are left out.
 Those of matrix products (and of the patch convolution) are counted apart, because there arithmetic
 sets the time. A multiply-add is two operations; attention counts its two products. Text and
-positions are prepared before the pass where the class can be given them.
+positions are prepared before the pass where the class can be given them. A fused kernel of ours is
+one operator too: a linear layer with its GELU is a matrix product, and attention across frames is
+attention.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from torch.utils.flop_counter import flop_registry
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, FRAMES, CELLS, TEXT_WIDTH = 2, 16, 64, 4096
 DTYPE = torch.bfloat16
-GEMMS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+GEMMS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear_gelu")
+ATTENTIONS = ("attention", "attend_across_frames")
 FREE = ("_unsafe_view",)  # a view whose schema does not say so
 LATTE_1: dict[str, Any] = {
     "num_layers": 28,
@@ -124,6 +127,10 @@ class OpCounter(TorchDispatchMode):
         self.bytes[name] += sum(one.numel() * one.element_size() for one in tensors)
         if name == "attention":
             self.flops += 4 * out.numel() * args[1].shape[2]
+        elif name == "attend_across_frames":
+            self.flops += 4 * out.numel() * args[3]
+        elif name == "linear_gelu":
+            self.flops += 2 * out.numel() * args[0].shape[-1]
         elif packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
         return out
@@ -131,11 +138,12 @@ class OpCounter(TorchDispatchMode):
     def counts(self) -> Counts:
         """Return the figures so far."""
         gemm_bytes = sum(self.bytes[name] for name in GEMMS)
+        attention_bytes = sum(self.bytes[name] for name in ATTENTIONS)
         return Counts(
             launches=self.launches.total(),
             gemms=sum(self.launches[name] for name in GEMMS),
-            attentions=self.launches["attention"],
-            other_gb=(self.bytes.total() - gemm_bytes - self.bytes["attention"]) / 1e9,
+            attentions=sum(self.launches[name] for name in ATTENTIONS),
+            other_gb=(self.bytes.total() - gemm_bytes - attention_bytes) / 1e9,
             gemm_gb=gemm_bytes / 1e9,
             tflop=self.flops / 1e12,
         )
@@ -190,7 +198,12 @@ def count_diffusers(tokens: int) -> OpCounter:
 
 
 def count_ours(
-    tokens: int, *, as_sampled: bool = True, fused: bool = False, own_attention: bool = False
+    tokens: int,
+    *,
+    as_sampled: bool = True,
+    fused: bool = False,
+    own_attention: bool = False,
+    kernels: bool = False,
 ) -> OpCounter:
     """Count our class, with text and places handed in.
 
@@ -200,12 +213,15 @@ def count_ours(
             self-attention shared, noise alone. False is one timestep per video.
         fused: after `fuse_qkv`.
         own_attention: a host does the attention.
+        kernels: with our fused kernels.
     """
+    choice = import_core("kernels.choice")
     attention = import_core("model.attention")
     with torch.device("meta"):
         model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
         if fused:
             import_core("model.fused_qkv").fuse_qkv(model)
+    model.kernels = choice.KernelSet(choice.KernelUse.ALWAYS if kernels else choice.KernelUse.NEVER)
     latents, timesteps, context = inputs(tokens)
     more: dict[str, Any] = {
         "text": model.project_text(context),
@@ -231,6 +247,7 @@ def ways() -> dict[str, Callable[[int], OpCounter]]:
         "ours, a timestep per video": lambda n: count_ours(n, as_sampled=False),
         "ours, as the pipeline samples": count_ours,
         "ours, the same with fused QKV": lambda n: count_ours(n, fused=True),
+        "ours, fused QKV and kernels": lambda n: count_ours(n, fused=True, kernels=True),
     }
 
 
@@ -253,7 +270,7 @@ def main() -> None:
             "other_gb_by_operator": {
                 operator: round(size / 1e9, 3)
                 for operator, size in counter.bytes.most_common()
-                if operator not in (*GEMMS, "attention")
+                if operator not in (*GEMMS, *ATTENTIONS)
             }
         }
     if options.json is not None:

@@ -17,8 +17,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError
+from ..kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet
 from .attention import Attention, BlockHooks, attend, attend_across_frames
-from .layers import FeedForward, modulated_norm, modulation_rows
+from .layers import FeedForward, modulation_rows
+from .residual import Owed, Stream, settled, settled_norm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,8 @@ class Pass:
         temporal_table: (1 or B, F, 1, D) to add before the first temporal block, or None.
         is_temporal: False leaves temporal blocks out.
         is_shared: the two halves of the batch are the same until they meet the text.
+        kernels: may take the place of torch's operators.
+        carries: a block leaves its last sum to the norm of the next one.
     """
 
     grid: Grid
@@ -94,6 +98,8 @@ class Pass:
     temporal_table: Tensor | None
     is_temporal: bool
     is_shared: bool
+    kernels: KernelSet
+    carries: bool
 
     def rows_for(self, block: int, modulation: Tensor) -> Tensor | None:
         """Return a block's rows, unless there are none or a hook changed the modulation."""
@@ -127,10 +133,19 @@ class Block(nn.Module):
             rows = modulation_rows(self.scale_shift_table, modulation)
         return rows.chunk(6, dim=1)
 
-    def feed_forward(self, hidden: Tensor, shift: Tensor, factor: Tensor, gate: Tensor) -> Tensor:
-        """Return hidden + gate * FF(modulated LayerNorm of hidden)."""
-        update = self.ff(modulated_norm(hidden, shift, factor, self.eps))
-        return torch.addcmul(hidden, gate, update)
+    def feed_forward(self, stream: Stream, parts: tuple[Tensor, ...], run: Pass) -> Stream:
+        """Return hidden + gate * FF(modulated LayerNorm of hidden).
+
+        Args:
+            stream: tokens.
+            parts: shift, factor and gate.
+            run: what all blocks share.
+        """
+        shift, factor, gate = parts
+        hidden, tokens = settled_norm(stream, shift, factor, self.eps, run.kernels)
+        del stream  # its parts are not needed beside the widest layer
+        owed = Owed(hidden, self.ff(tokens, run.kernels), gate)
+        return owed if run.carries else settled(owed, run.kernels)
 
 
 class SpatialBlock(Block):
@@ -143,25 +158,32 @@ class SpatialBlock(Block):
         self.attn2 = Attention(width, operations=operations, dtype=dtype, device=device)
 
     def forward(
-        self, hidden: Tensor, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
-    ) -> Tensor:
+        self, stream: Stream, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
+    ) -> Stream:
         """(B, F*S, D) -> (B, F*S, D); half of a shared batch comes out whole.
 
         Args:
-            hidden: tokens.
+            stream: tokens.
             modulation: (B or 1, 6, D).
             rows: (B or 1, 6, D) of this block if they are made already.
             run: what all blocks share.
             index: of the pair of blocks.
         """
         parts = self.split_rows(modulation, rows)
-        shift, factor, gate = (part[: hidden.shape[0]] for part in parts[:3])
-        tokens = modulated_norm(hidden, shift, factor, self.eps)
+        # nested, so that nothing is kept under a name through the feed-forward layer
+        return self.feed_forward(
+            self.add_text(self.add_frames(stream, parts, run, index), run, index), parts[3:], run
+        )
+
+    def add_frames(
+        self, stream: Stream, parts: tuple[Tensor, ...], run: Pass, index: int
+    ) -> Tensor:
+        """Attend within frames: (B, F*S, D) -> (B, F*S, D); `parts` are those of `split_rows`."""
+        shift, factor, gate = (part[: stream.shape[0]] for part in parts[:3])
+        hidden, tokens = settled_norm(stream, shift, factor, self.eps, run.kernels)
         tokens = tokens.view(hidden.shape[0] * run.grid.num_frames, -1, hidden.shape[2])
         update = self.attn1.project_out(self.attend_within_frames(tokens, run.hooks, index))
-        hidden = torch.addcmul(hidden, gate, update.view_as(hidden))
-        hidden = self.add_text(hidden, run, index)
-        return self.feed_forward(hidden, *parts[3:])
+        return settled(Owed(hidden, update.view_as(hidden), gate), run.kernels)
 
     def attend_within_frames(self, tokens: Tensor, hooks: BlockHooks, index: int) -> Tensor:
         """(B*F, S, D) -> (B*F, S, D), before the output projection."""
@@ -175,7 +197,7 @@ class SpatialBlock(Block):
             attended = hooks.attn_output_hook(index, self.heads, attended)
         return attended
 
-    def add_text(self, hidden: Tensor, run: Pass, index: int) -> Tensor:
+    def add_text(self, hidden: Tensor, run: Pass, index: int) -> Stream:
         """Cross-attend without norm, modulation or gate; all frames of a prompt in one call."""
         text, width = run.text, hidden.shape[2]
         queries = self.attn2.to_q(hidden)  # B or B/2, F*S, D
@@ -193,7 +215,7 @@ class SpatialBlock(Block):
         )
         update = self.attn2.project_out(attended).view(run.grid.batch, -1, width)
         if not is_half:
-            return hidden + update
+            return Owed(hidden, update, None)
         return (hidden + update.view(2, *hidden.shape)).flatten(0, 1)
 
 
@@ -201,22 +223,29 @@ class TemporalBlock(Block):
     """Self-attention across the frames at each place, feed-forward."""
 
     def forward(
-        self, hidden: Tensor, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
-    ) -> Tensor:
+        self, stream: Stream, modulation: Tensor, rows: Tensor | None, run: Pass, index: int
+    ) -> Stream:
         """(B, F*S, D) -> (B, F*S, D); arguments as in `SpatialBlock`."""
         parts = self.split_rows(modulation, rows)
-        tokens = modulated_norm(hidden, parts[0], parts[1], self.eps)
+        # nested, as in `SpatialBlock`
+        return self.feed_forward(self.add_time(stream, parts, run, index), parts[3:], run)
+
+    def add_time(self, stream: Stream, parts: tuple[Tensor, ...], run: Pass, index: int) -> Stream:
+        """Attend across frames; `parts` are those of `split_rows`."""
+        hidden, tokens = settled_norm(stream, parts[0], parts[1], self.eps, run.kernels)
         if run.grid.num_frames == 1 and not torch.is_grad_enabled():
             # One frame attends to itself alone. With gradients, queries and keys take part all the
             # same: theirs are zero, not missing, which wrappers for several processes insist on.
             update = self.attn1.project_out(self.attn1.project_values(tokens))
         elif run.hooks.is_default_attention:
             q, k, v = self.attn1.project(tokens, self.heads)
-            update = self.attn1.project_out(attend_across_frames(q, k, v, run.grid.num_frames))
+            attended = run.kernels.run(
+                ATTEND_ACROSS_FRAMES, attend_across_frames, q, k, v, run.grid.num_frames
+            )
+            update = self.attn1.project_out(attended)
         else:
             update = self.attend_through_hook(tokens, run, index)
-        hidden = torch.addcmul(hidden, parts[2], update)
-        return self.feed_forward(hidden, *parts[3:])
+        return Owed(hidden, update, parts[2])
 
     def attend_through_hook(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """(B, F*S, D) -> (B, F*S, D), in the layout that the host's attention asks for."""

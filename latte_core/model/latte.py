@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
 from .attention import DEFAULT_HOOKS, BlockHooks
 from .latte_blocks import Pass, add_temporal_table, make_blocks, on_clip, spread_to_frames
@@ -44,6 +45,8 @@ class Latte(nn.Module):
         operations: namespace with Linear, Embedding, Conv2d and Conv3d from which every layer is
             made. A namespace other than torch.nn is taken to cast weights by itself.
         dtype, device: of the layers; the position tables are made in float32.
+
+    `kernels` decides where fused kernels take the place of torch's operators, as in `LatteT2V`.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Latte(nn.Module):
         super().__init__()
         self.config = config
         self.casts_input = operations is nn
+        self.kernels = KernelSet()
         width = config.hidden_size
         made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         self.x_embedder = PatchEmbedder(config, **made_by)
@@ -164,6 +168,7 @@ class Latte(nn.Module):
             temporal_table=table,
             rotation=rotation,
             is_temporal=is_on,
+            kernels=self.kernels,
         )
 
     def _embed_latents(self, latents: Tensor, rows: int, columns: int, run: Pass) -> Tensor:

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
 from .attention import BlockHooks
-from .layers import modulate, normalize
+from .layers import in_parts, modulate, normalize, project_gelu
 from .positional import rotate
 
 EPS = 1e-6
@@ -38,6 +39,7 @@ class Pass:
         temporal_table: (F, D) to add before the first temporal attention, or None.
         rotation: (2, F, D/N/2), see `rotary_table`, for temporal attention, or None.
         is_temporal: False leaves temporal attention (and temporal blocks) out.
+        kernels: may take the place of torch's operators, or None.
     """
 
     num_frames: int
@@ -45,6 +47,7 @@ class Pass:
     temporal_table: Tensor | None
     rotation: Tensor | None
     is_temporal: bool
+    kernels: KernelSet | None = None
 
 
 class FusedAttention(nn.Module):
@@ -82,13 +85,20 @@ class FusedAttention(nn.Module):
 class FeedForward(nn.Module):
     """Linear, GELU in its tanh form, Linear, under the released names fc1 and fc2."""
 
+    works_in_parts = True
+
     def __init__(self, width: int, inner: int, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
         self.fc1 = operations.Linear(width, inner, dtype=dtype, device=device)
         self.fc2 = operations.Linear(inner, width, dtype=dtype, device=device)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(hidden), approximate="tanh"))
+        self.rows: int | None = None  # of tokens at a time, see `set_feed_forward_rows`
+
+    def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
+        def apply(part: Tensor) -> Tensor:
+            return self.fc2(project_gelu(self.fc1, part, kernels))
+
+        return in_parts(apply, hidden, self.rows)
 
 
 class Modulation(nn.ModuleList):
@@ -134,9 +144,10 @@ class LatteBlock(nn.Module):
             return [None] * 6
         return list(self.adaLN_modulation.rows(condition, run.num_frames))
 
-    def feed_forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+    def feed_forward(self, hidden: Tensor, rows: Rows, run: Pass) -> Tensor:
         """Return hidden + gate * FF(modulated LayerNorm of hidden)."""
-        return add_gated(hidden, rows[5], self.mlp(norm(hidden, rows[3], rows[4])))
+        update = self.mlp(norm(hidden, rows[3], rows[4]), run.kernels)
+        return add_gated(hidden, rows[5], update)
 
     def place_in_time(self, clip: Tensor, run: Pass) -> Tensor:
         """Add the temporal table to a clip (B, F, S, D) if this block is the one that does."""
@@ -183,7 +194,7 @@ class SpatialBlock(LatteBlock):
         """(B, F, S, D) -> (B, F, S, D)."""
         rows = self.modulation_rows(condition, run)
         update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run, index)
-        return self.feed_forward(add_gated(hidden, rows[2], update), rows)
+        return self.feed_forward(add_gated(hidden, rows[2], update), rows, run)
 
 
 class TemporalBlock(LatteBlock):
@@ -198,7 +209,7 @@ class TemporalBlock(LatteBlock):
         def apply(clip: Tensor) -> Tensor:
             clip = self.place_in_time(clip, run)
             update = self.attn.temporal(norm(clip, rows[0], rows[1]), run, index)
-            return self.feed_forward(add_gated(clip, rows[2], update), rows)
+            return self.feed_forward(add_gated(clip, rows[2], update), rows, run)
 
         return on_clip(hidden, run, apply)
 
@@ -222,7 +233,7 @@ class SplitBlock(LatteBlock):
                 return add_gated(clip, gate, update)
 
             hidden = on_clip(hidden, run, apply)
-        return self.feed_forward(hidden, rows)
+        return self.feed_forward(hidden, rows, run)
 
 
 class ParallelBlock(LatteBlock):
@@ -238,7 +249,7 @@ class ParallelBlock(LatteBlock):
         if run.is_temporal:
             across = self.attn_temp.temporal(tokens[:, : run.num_frames], run, index)
             update = on_clip(update, run, lambda clip: clip + across)
-        return self.feed_forward(add_gated(hidden, rows[2], update), rows)
+        return self.feed_forward(add_gated(hidden, rows[2], update), rows, run)
 
 
 def make_blocks(config: LatteConfig, **made_by: Any) -> list[LatteBlock]:

@@ -143,7 +143,8 @@ def check_labels(config: LatteConfig, labels: Tensor, shape: tuple[int, ...]) ->
             f"There are class labels of shape {tuple(labels.shape)}, but {shape} are needed: one "
             "for each video (and image), or a single one for all."
         )
-    if not labels.is_meta:
+    is_recorded = labels.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not labels.is_meta and not is_recorded:  # numbers cannot be looked at while recording
         check_label_range(config, labels)
     return labels.long()
 

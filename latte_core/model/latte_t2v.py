@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from ..config import LatteT2VConfig
 from ..errors import IncompatibleInputsError, InvalidInputError
+from ..kernels.choice import KernelSet
 from .attention import DEFAULT_HOOKS, BlockHooks
 from .blocks import Grid, Pass, SpatialBlock, TemporalBlock, TextFeatures, doubled
-from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulated_norm, modulation_rows
+from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulation_rows
 from .places import PlaceTables, make_tables
+from .residual import Stream, settled, settled_norm
 
 MASKED_LOGIT = -10000.0  # parity: added to the logits of masked text rows, finite on purpose
 
@@ -32,6 +34,9 @@ class LatteT2V(nn.Module):
         operations: namespace with Linear and Conv2d from which every layer is made. A namespace
             other than torch.nn is taken to cast weights to its input by itself.
         dtype, device: of the layers; the small raw tables are always float32.
+
+    `kernels` decides where fused kernels take the place of torch's operators: by default on GPUs
+    with Triton, without gradients, where they prove to be faster. Replace it to decide otherwise.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class LatteT2V(nn.Module):
         super().__init__()
         self.config = config
         self.casts_input = operations is nn
+        self.kernels = KernelSet()
         width = config.hidden_size
         made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         block_args = (width, config.num_attention_heads, config.norm_eps)
@@ -191,12 +197,20 @@ class LatteT2V(nn.Module):
             temporal_table=places.temporal,
             is_temporal=enable_temporal_attention,
             is_shared=shared_input,
+            kernels=self.kernels,
+            carries=(
+                hooks.run_block is None
+                and not hooks.text_in_blocks
+                and self.kernels.is_active(modulation)
+            ),
         )
         seen = latents[: grid.batch // 2] if shared_input else latents
-        hidden = self._embed(seen.to(dtype), places.spatial)  # B (F S) D
+        stream: Stream = self._embed(seen.to(dtype), places.spatial)  # B (F S) D
+        if self.kernels.is_active(stream):
+            stream = stream.contiguous()  # kernels read rows; a single frame's patches are columns
         for index in range(self.config.num_layers):
-            hidden = self._run_pair(index, hidden, run)
-        return self._final_layer(hidden, embedding, grid, noise_only).to(latents.dtype)
+            stream = self._run_pair(index, stream, run)
+        return self._final_layer(stream, embedding, grid, noise_only).to(latents.dtype)
 
     def _embed(self, latents: Tensor, table: Tensor) -> Tensor:
         """Patchify and add the spatial table in float32: (B, F*S, D)."""
@@ -210,41 +224,44 @@ class LatteT2V(nn.Module):
         tables = [block.scale_shift_table.to(modulation.device) for block in blocks]
         return modulation_rows(torch.stack(tables), modulation)
 
-    def _run_pair(self, index: int, hidden: Tensor, run: Pass) -> Tensor:
+    def _run_pair(self, index: int, stream: Stream, run: Pass) -> Stream:
         """Run a pair of blocks through the hook, if there is one."""
         run_block = run.hooks.run_block
         if run_block is None:
-            return self._pair(index, hidden, run.modulation, run)
+            return self._pair(index, stream, run.modulation, run)
+        hidden = settled(stream, run.kernels)
         # a hook is given a whole batch, whatever the pair itself makes of it
         given = doubled(hidden) if hidden.shape[0] < run.grid.batch else hidden
 
         def pair(tokens: Tensor, _: Tensor, modulation: Tensor) -> Tensor:
-            return self._pair(index, hidden if tokens is given else tokens, modulation, run)
+            tokens = hidden if tokens is given else tokens
+            return settled(self._pair(index, tokens, modulation, run), run.kernels)
 
         return run_block(index, pair, given, run.text.tokens, run.modulation)
 
-    def _pair(self, index: int, hidden: Tensor, modulation: Tensor, run: Pass) -> Tensor:
+    def _pair(self, index: int, stream: Stream, modulation: Tensor, run: Pass) -> Stream:
         """Run spatial block `index`, then temporal block `index`."""
         rows = run.rows_for(index, modulation)
-        hidden = self.transformer_blocks[index](hidden, modulation, rows, run, index)
+        stream = self.transformer_blocks[index](stream, modulation, rows, run, index)
         if not run.is_temporal:
-            return hidden
+            return stream
         if index == 0 and run.temporal_table is not None:
+            hidden = settled(stream, run.kernels)
             frames = hidden.view(run.grid.batch, run.grid.num_frames, -1, hidden.shape[2])
-            hidden = (frames + run.temporal_table.to(hidden.dtype)).flatten(1, 2)
+            stream = (frames + run.temporal_table.to(hidden.dtype)).flatten(1, 2)
         rows = run.rows_for(self.config.num_layers + index, modulation)
-        return self.temporal_transformer_blocks[index](hidden, modulation, rows, run, index)
+        return self.temporal_transformer_blocks[index](stream, modulation, rows, run, index)
 
     def _final_layer(
-        self, hidden: Tensor, embedding: Tensor, grid: Grid, noise_only: bool
+        self, stream: Stream, embedding: Tensor, grid: Grid, noise_only: bool
     ) -> Tensor:
         """Modulate, project each token to its patch and put the patches together."""
         config = self.config
-        table = self.scale_shift_table.to(device=hidden.device, dtype=hidden.dtype)
+        table = self.scale_shift_table.to(device=embedding.device, dtype=embedding.dtype)
         shift, scale = (table + embedding[:, None]).chunk(2, dim=1)  # B 1 D
-        hidden = modulated_norm(hidden, shift, 1 + scale, config.norm_eps)
-        patches: Tensor = self.proj_out(hidden)
-        patches = patches.view(*hidden.shape[:2], -1, config.out_channels)
+        _, tokens = settled_norm(stream, shift, 1 + scale, config.norm_eps, self.kernels)
+        patches: Tensor = self.proj_out(tokens)
+        patches = patches.view(*stream.shape[:2], -1, config.out_channels)
         return rearrange(
             patches[..., : config.in_channels] if noise_only else patches,
             "b (f h w) (p q) c -> b c f (h p) (w q)",

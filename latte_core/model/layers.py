@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..kernels.choice import LINEAR_GELU, KernelSet, is_plain_linear
 
 TIMESTEP_FEATURES = 256
 
@@ -110,6 +113,20 @@ class AdaLayerNormSingle(nn.Module):
         return embedding, self.linear(F.silu(embedding)).unflatten(1, (6, -1))
 
 
+def linear_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return GELU(tokens @ weight.T + bias), GELU in its tanh form."""
+    return F.gelu(F.linear(tokens, weight, bias), approximate="tanh")
+
+
+def project_gelu(layer: nn.Module, tokens: Tensor, kernels: KernelSet | None) -> Tensor:
+    """Apply a linear layer, then GELU in its tanh form; both at once where a kernel can."""
+    if kernels is not None and kernels.is_active(tokens) and is_plain_linear(layer):
+        weight: Any = layer.weight
+        bias: Any = layer.bias
+        return kernels.run(LINEAR_GELU, linear_gelu, tokens, weight, bias)
+    return F.gelu(layer(tokens), approximate="tanh")
+
+
 class GeluProjection(nn.Module):
     """The first half of the feed-forward layer: Linear, then GELU in its tanh form."""
 
@@ -117,12 +134,14 @@ class GeluProjection(nn.Module):
         super().__init__()
         self.proj = operations.Linear(width, inner, dtype=dtype, device=device)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.gelu(self.proj(hidden), approximate="tanh")
+    def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
+        return project_gelu(self.proj, hidden, kernels)
 
 
 class FeedForward(nn.Module):
     """Linear D -> 4D, GELU(tanh), Linear 4D -> D, under the released names net.0.proj and net.2."""
+
+    works_in_parts = True
 
     def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
@@ -135,5 +154,36 @@ class FeedForward(nn.Module):
             ]
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.net[2](self.net[0](hidden))
+        self.rows: int | None = None  # of tokens at a time, see `set_feed_forward_rows`
+
+    def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
+        return in_parts(lambda part: self.net[2](self.net[0](part, kernels)), hidden, self.rows)
+
+
+def in_parts(apply: Callable[[Tensor], Tensor], hidden: Tensor, rows: int | None) -> Tensor:
+    """Apply a function of single tokens (..., D) -> (..., D) to some of them at a time.
+
+    Args:
+        apply: what to do.
+        hidden: the tokens.
+        rows: how many at a time; None, or as many as there are, is all at once. So is any number
+            while gradients are recorded, because those keep everything anyway.
+    """
+    tokens = hidden.numel() // hidden.shape[-1]
+    if rows is None or rows >= tokens or torch.is_grad_enabled():
+        return apply(hidden)
+    flat = hidden.reshape(tokens, -1)
+    made = torch.empty_like(flat)
+    for start in range(0, tokens, rows):
+        made[start : start + rows] = apply(flat[start : start + rows])
+    return made.view(hidden.shape)
+
+
+def set_feed_forward_rows(model: nn.Module, rows: int | None) -> None:
+    """Let the feed-forward layers of a model work on `rows` tokens at a time; None is on all.
+
+    Their inner width is four times the token's, so that this is where most memory is needed.
+    """
+    layers: list[Any] = [one for one in model.modules() if getattr(one, "works_in_parts", False)]
+    for layer in layers:
+        layer.rows = rows

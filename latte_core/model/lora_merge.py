@@ -30,6 +30,7 @@ from .lora import (
 UP_PARTS = (UP_NAME, "lora_up.weight", "lora.up.weight")
 DOWN_PARTS = (DOWN_NAME, "lora_down.weight", "lora.down.weight")
 MERGED = "merged_loras"  # attribute of a changed layer
+QUANTISED = "quantised_as"  # attribute of a layer in eight bits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,10 +75,19 @@ class LoraPatch:
 
     @torch.no_grad()
     def remove(self) -> None:
-        """Take it out. Without other LoRAs every weight is, bit for bit, what it was before."""
+        """Take it out. Without other LoRAs every weight is, bit for bit, what it was before.
+
+        Raises:
+            InvalidInputError: if the model was quantised meanwhile.
+        """
         modules, self._modules = self._modules, ()
         for module in modules:
-            merged: MergedWeight = getattr(module, MERGED)
+            merged: MergedWeight | None = getattr(module, MERGED, None)
+            if merged is None:
+                raise InvalidInputError(
+                    "The LoRA cannot be taken out: the model was quantised with it. Load the model "
+                    "again."
+                )
             del merged.products[self]
             write(module, merged)
             if not merged.products:
@@ -97,8 +107,8 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
         strength: 0 changes nothing, a negative number turns the LoRA round.
 
     Raises:
-        InvalidInputError: for a strength that is no finite number, or a model that has adapters or
-            is fused.
+        InvalidInputError: for a strength that is no finite number, or a model that has adapters,
+            is fused or is quantised.
         IncompatibleInputsError: if the LoRA is of a kind that only ComfyUI can apply, or does not
             fit the model. Nothing is changed then.
     """
@@ -116,6 +126,7 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
             "A LoRA cannot be merged into a model whose queries, keys and values are fused. Take "
             "them apart with unfuse_qkv first."
         )
+    refuse_quantised(modules.values())
     layers = {name: layer_of(modules, name, product) for name, product in products.items()}
     patch = LoraPatch(layers, strength)
     for name, module in layers.items():
@@ -126,6 +137,19 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
         merged.products[patch] = products[name]
         write(module, merged)
     return patch
+
+
+def refuse_quantised(modules: Iterable[nn.Module]) -> None:
+    """Refuse to merge into weights that are rounded to eight bits.
+
+    Raises:
+        InvalidInputError: saying what to do first.
+    """
+    if any(getattr(one, QUANTISED, None) for one in modules):
+        raise InvalidInputError(
+            "A LoRA cannot be merged into a model that is stored in eight bits. Load the model "
+            "again, merge the LoRA, then quantise it."
+        )
 
 
 def products_in(tensors: Mapping[str, Tensor], strength: float) -> dict[str, Product]:

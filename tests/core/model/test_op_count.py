@@ -100,6 +100,37 @@ def test_fused_projections_spare_two_products_and_two_reads_per_attention() -> N
     assert fused.tflop == separate.tflop
 
 
+@pytest.mark.parametrize("as_sampled", [True, False])
+def test_kernels_leave_five_sums_of_which_four_bring_the_next_norm(as_sampled: bool) -> None:
+    found = ours(as_sampled=as_sampled, fused=True, kernels=True)
+    # per pair of blocks: one sum alone, and four whose norm is written in the same pass
+    assert found.other_gb == pytest.approx(28 * (3 + 4 * 4) * TOKENS_GB, rel=0.03)
+    assert found.other_gb <= 60
+    assert found.launches <= 600
+
+
+def test_kernels_compute_what_torch_does_in_as_many_products() -> None:
+    plain, fused = ours(fused=True), ours(fused=True, kernels=True)
+    assert (fused.tflop, fused.gemms, fused.attentions) == (
+        plain.tflop,
+        plain.gemms,
+        plain.attentions,
+    )
+    # their bytes are those of the products they replace: GELU adds none
+    assert fused.gemm_gb == plain.gemm_gb
+    # every GELU, and every norm: three of the first pair follow no sum, the last layer's does
+    assert plain.launches - fused.launches == 28 * 2 + (28 * 4 - 3 + 1)
+
+
+def test_kernels_work_around_a_hosts_attention() -> None:
+    found = ours(as_sampled=False, own_attention=True, kernels=True)
+    plain = ours(as_sampled=False, own_attention=True)
+    assert found.attentions == plain.attentions
+    assert plain.other_gb - found.other_gb == pytest.approx(
+        28 * (2 * 8 + 4 * 3) * TOKENS_GB, rel=0.01
+    )
+
+
 def test_timestep_per_video_costs_one_more_pass_at_each_norm() -> None:
     each, shared = ours(as_sampled=False), ours()
     assert each.other_gb <= 102

@@ -1,0 +1,232 @@
+"""When a fused kernel takes the place of torch's own operators.
+
+A `KernelSet` belongs to a model. What it remembers is which way was faster on a device for a type
+and a shape: a fact that runs share, not the state of one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import warnings
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .timing import Timer, device_time, fastest
+
+MAX_WIDTH = 8192  # of tokens: a norm's program keeps whole rows in registers
+MAX_HEAD_WIDTH = 128
+MAX_FRAMES = 32
+OLDEST = (8, 0)  # compute capability; Triton's own floor is near, and bfloat16 starts here
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class KernelUse(Enum):
+    """When kernels are used."""
+
+    AUTO = "auto"  # on a GPU with Triton, without gradients, where they prove to be faster
+    ALWAYS = "always"  # wherever there are no gradients: for meta tensors and the interpreter
+    NEVER = "never"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel(Generic[P, R]):
+    """Kernels for one task.
+
+    Args:
+        name: of the task.
+        ways: operators that do the task, the most modest first.
+        fits: whether they can, for the arguments of a call.
+    """
+
+    name: str
+    ways: tuple[Callable[P, R], ...]
+    fits: Callable[P, bool]
+
+
+class KernelSet:
+    """Chooses between torch and fused kernels, call by call, and remembers the choices.
+
+    Args:
+        use: when kernels are used at all.
+        timer: measures a call on the device of its arguments.
+    """
+
+    def __init__(self, use: KernelUse = KernelUse.AUTO, timer: Timer = device_time) -> None:
+        self.use = use
+        self.timer = timer
+        self.choices: dict[Hashable, int] = {}
+        self.is_able: dict[torch.device, bool] = {}
+
+    def is_active(self, tokens: Tensor) -> bool:
+        """Whether kernels may be used on tokens: never with gradients, which they do not have."""
+        if self.use is KernelUse.NEVER or torch.is_grad_enabled():
+            return False
+        if self.use is KernelUse.ALWAYS:
+            return True
+        # a compiler fuses by itself, and nothing can be timed while it looks on
+        return tokens.is_cuda and not torch.compiler.is_compiling() and self._can_run(tokens.device)
+
+    def run(
+        self, kernel: Kernel[P, R], plain: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Do a task by the fastest way that fits.
+
+        The first call of a device, type and shape tries all ways and times them.
+
+        Args:
+            kernel: what may be used.
+            plain: does the task with torch's own operators.
+            args: the tokens, then whatever the task needs.
+        """
+        tokens: Any = args[0]
+        if not self.is_active(tokens) or not kernel.fits(*args, **kwargs):
+            return plain(*args, **kwargs)
+        if self.use is KernelUse.ALWAYS:
+            return kernel.ways[0](*args, **kwargs)
+        key = (kernel.name, tokens.device, *map(key_of, args))
+        choice = self.choices.get(key)
+        if choice is None:
+            if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
+                return plain(*args, **kwargs)
+            calls = [partial(way, *args, **kwargs) for way in (plain, *kernel.ways)]
+            choice = self.choices[key] = self._choose(tokens, calls)
+        way = plain if choice < 0 else kernel.ways[choice]
+        return way(*args, **kwargs)
+
+    def _choose(self, tokens: Tensor, calls: list[Callable[[], Any]]) -> int:
+        """Return the place of the fastest kernel; -1 for torch, also where none can be built."""
+        from triton.errors import TritonError  # pyright: ignore
+
+        try:
+            with ops.on_device_of(tokens):
+                return fastest(calls[0], calls[1:], self.timer)
+        except torch.OutOfMemoryError:
+            raise
+        except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+            self.is_able[tokens.device] = False
+            warnings.warn(
+                f"Fused kernels could not be built ({type(error).__name__}: {error}), so torch's "
+                "own operators are used. Triton needs a C compiler and Python's headers; without "
+                "them nothing is wrong but the speed.",
+                stacklevel=2,
+            )
+            return -1
+
+    def _can_run(self, device: torch.device) -> bool:
+        """Whether Triton is installed and knows a device, found out once."""
+        if device not in self.is_able:
+            is_known = torch.cuda.get_device_capability(device) >= OLDEST
+            self.is_able[device] = is_known and find_spec("triton") is not None
+        return self.is_able[device]
+
+
+def key_of(value: Any) -> Hashable:
+    """Return what a choice depends on: type, shape and layout of a tensor, other values as such."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.shape, value.stride()
+    return value
+
+
+def is_like(tokens: Tensor, *others: Tensor | None) -> bool:
+    """Whether tensors have the device and type of tokens, a type that kernels compute with."""
+    given = [one for one in others if one is not None]
+    is_same = all(one.dtype == tokens.dtype and one.device == tokens.device for one in given)
+    return is_same and tokens.dtype in FLOATS
+
+
+def fits_norm(hidden: Tensor, *rows: Tensor | None) -> bool:
+    """Whether a norm or sum of tokens with rows of modulation is one that the program knows."""
+    given = [one for one in rows if one is not None]
+    return (
+        is_like(hidden, *given)
+        and hidden.ndim == 3
+        and hidden.is_contiguous()
+        and 0 < hidden.shape[2] <= MAX_WIDTH
+        and hidden.numel() > 0
+        and all(
+            one.shape[0] in (1, hidden.shape[0])
+            and one.shape[1:] == (1, hidden.shape[2])
+            and one.stride(2) == 1
+            for one in given
+        )
+    )
+
+
+def fits_modulated_norm(hidden: Tensor, shift: Tensor, factor: Tensor, eps: float) -> bool:
+    """Whether `modulated_norm` takes these."""
+    return fits_norm(hidden, shift, factor)
+
+
+def fits_gated_sum(hidden: Tensor, update: Tensor, gate: Tensor | None) -> bool:
+    """Whether `gated_sum` takes these."""
+    is_pair = update.shape == hidden.shape and update.is_contiguous() and is_like(hidden, update)
+    return is_pair and fits_norm(hidden, gate)
+
+
+def fits_gated_sum_norm(
+    hidden: Tensor, update: Tensor, gate: Tensor | None, shift: Tensor, factor: Tensor, eps: float
+) -> bool:
+    """Whether `gated_sum_norm` takes these."""
+    return fits_gated_sum(hidden, update, gate) and fits_norm(hidden, shift, factor)
+
+
+def fits_linear_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether `linear_gelu` takes these."""
+    return (
+        is_like(tokens, weight, bias)
+        and tokens.numel() > 0
+        and tokens.is_contiguous()
+        and weight.is_contiguous()
+        and bias.is_contiguous()
+    )
+
+
+def fits_frames(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> bool:
+    """Whether `attend_across_frames` takes these."""
+    return (
+        is_like(q, k, v)
+        and q.shape == k.shape == v.shape
+        and q.numel() > 0
+        and q.stride(3) == k.stride(3) == v.stride(3) == 1
+        and num_frames <= MAX_FRAMES
+        and q.shape[3] <= MAX_HEAD_WIDTH
+    )
+
+
+def is_plain_linear(layer: Any) -> bool:
+    """Whether a layer is torch's own with a bias and with plain weights, watched by nobody.
+
+    Layers that a host made, or that have an adapter, may cast, patch or fetch their weights when
+    they are called, so kernels that read weights leave those alone.
+    """
+    if type(layer) is not nn.Linear:
+        return False
+    layer = cast("Any", layer)
+    is_watched = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
+    if is_watched or layer.bias is None:
+        return False
+    return all(type(one.data) is Tensor for one in (layer.weight, layer.bias))
+
+
+MODULATED_NORM = Kernel(name="norm", ways=(ops.MODULATED_NORM,), fits=fits_modulated_norm)
+GATED_SUM = Kernel(name="sum", ways=(ops.GATED_SUM,), fits=fits_gated_sum)
+GATED_SUM_NORM = Kernel(name="sum and norm", ways=(ops.GATED_SUM_NORM,), fits=fits_gated_sum_norm)
+ATTEND_ACROSS_FRAMES = Kernel(
+    name="attention across frames", ways=(ops.ATTEND_ACROSS_FRAMES,), fits=fits_frames
+)
+LINEAR_GELU = Kernel(
+    name="linear and GELU",
+    ways=tuple(partial(ops.LINEAR_GELU, tile=tile) for tile in range(len(ops.TILES))),
+    fits=fits_linear_gelu,
+)

@@ -1,0 +1,279 @@
+"""Kernels take the place of torch only where they can, may, agree and are faster."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from latte_test_support.tiny_latte import tiny_latte
+from latte_test_support.tiny_t2v import tiny_config, tiny_model
+from torch import Tensor, nn
+
+from latte_core.kernels.choice import (
+    ATTEND_ACROSS_FRAMES,
+    GATED_SUM,
+    LINEAR_GELU,
+    MODULATED_NORM,
+    Kernel,
+    KernelSet,
+    KernelUse,
+    is_plain_linear,
+)
+from latte_core.model.latte_t2v import LatteT2V
+from latte_core.model.lora import LoraSettings, add_lora
+
+
+def double(tokens: Tensor) -> Tensor:
+    return 2 * tokens
+
+
+def same_double(tokens: Tensor) -> Tensor:
+    return tokens + tokens
+
+
+def wrong(tokens: Tensor) -> Tensor:
+    return 2.1 * tokens
+
+
+class ReadyKernels(KernelSet):
+    """Chooses on the CPU as it would on a GPU."""
+
+    def is_active(self, tokens: Tensor) -> bool:
+        return True
+
+
+class Clock:
+    """Says how long each function takes, and counts how often it was asked."""
+
+    def __init__(self, **times: float) -> None:
+        self.times = times
+        self.asked = 0
+
+    def __call__(self, call: Any) -> float:
+        self.asked += 1
+        return self.times[call.func.__name__]
+
+
+def task(*ways: Callable[[Tensor], Tensor]) -> Kernel[[Tensor], Tensor]:
+    """Return a task that fits everything but a single row."""
+    return Kernel(name="double", ways=ways, fits=lambda tokens: tokens.shape[0] > 1)
+
+
+def chosen(kernels: KernelSet) -> list[int]:
+    return list(kernels.choices.values())
+
+
+@pytest.mark.parametrize(("time", "choice"), [(1.0, 0), (3.0, -1), (2.0, -1)])
+def test_kernel_is_used_where_it_is_faster_and_timed_once_per_shape(
+    time: float, choice: int
+) -> None:
+    pytest.importorskip("triton")
+    clock = Clock(double=2.0, same_double=time)
+    kernels, kernel = ReadyKernels(timer=clock), task(same_double)
+    for _ in range(3):
+        assert torch.equal(kernels.run(kernel, double, torch.ones(2, 4)), torch.full((2, 4), 2.0))
+    asked = clock.asked
+    assert chosen(kernels) == [choice]
+    kernels.run(kernel, double, torch.ones(2, 5))
+    kernels.run(kernel, double, torch.ones(2, 5).half())
+    kernels.run(kernel, double, torch.ones(5, 2).T)
+    assert chosen(kernels) == [choice] * 4
+    assert clock.asked == 4 * asked
+
+
+def test_fastest_of_several_kernels_is_used() -> None:
+    pytest.importorskip("triton")
+
+    def thrice(tokens: Tensor) -> Tensor:
+        return 3 * tokens - tokens
+
+    kernels = ReadyKernels(timer=Clock(double=2.0, same_double=1.5, thrice=1.0))
+    kernels.run(task(same_double, thrice), double, torch.ones(2, 4))
+    assert chosen(kernels) == [1]
+
+
+def test_kernel_with_another_result_is_refused_aloud() -> None:
+    pytest.importorskip("triton")
+    kernels = ReadyKernels(timer=Clock(double=2.0, wrong=1.0))
+    with pytest.warns(UserWarning, match="does not give torch's result"):
+        found = kernels.run(task(wrong), double, torch.ones(2, 4))
+    assert torch.equal(found, torch.full((2, 4), 2.0))
+    assert chosen(kernels) == [-1]
+
+
+def test_kernel_that_asks_for_too_much_leaves_the_others_in_the_race() -> None:
+    errors = pytest.importorskip("triton.runtime.errors")
+
+    def huge(tokens: Tensor) -> Tensor:
+        raise errors.OutOfResources(200_000, 100_000, "shared memory")
+
+    kernels = ReadyKernels(timer=Clock(double=2.0, same_double=1.0))
+    kernels.run(task(huge, same_double), double, torch.ones(2, 4))
+    assert chosen(kernels) == [1]
+
+
+def test_kernels_that_cannot_be_built_are_given_up_with_the_reason() -> None:
+    pytest.importorskip("triton")
+
+    def unbuildable(tokens: Tensor) -> Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    kernels = ReadyKernels()
+    with pytest.warns(UserWarning, match="Failed to find C compiler.*torch's own operators"):
+        found = kernels.run(task(unbuildable), double, torch.ones(2, 4))
+    assert torch.equal(found, torch.full((2, 4), 2.0))
+    assert kernels.is_able == {torch.device("cpu"): False}
+
+
+def test_lack_of_memory_is_not_taken_for_a_broken_kernel() -> None:
+    pytest.importorskip("triton")
+
+    def greedy(tokens: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        ReadyKernels().run(task(greedy), double, torch.ones(2, 4))
+
+
+@pytest.mark.parametrize("use", list(KernelUse))
+def test_kernels_are_left_alone_on_a_cpu_and_with_gradients(use: KernelUse) -> None:
+    kernels, tokens = KernelSet(use), torch.ones(2, 4)
+    assert not kernels.is_active(tokens)  # gradients are recorded
+    with torch.no_grad():
+        assert kernels.is_active(tokens) is (use is KernelUse.ALWAYS)
+
+
+def test_task_that_a_kernel_does_not_fit_is_torchs() -> None:
+    with torch.no_grad():
+        found = KernelSet(KernelUse.ALWAYS).run(task(wrong), double, torch.ones(1, 4))
+    assert torch.equal(found, torch.full((1, 4), 2.0))
+
+
+ROW = torch.ones(2, 1, 8)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        pytest.param(torch.ones(2, 8, 3).transpose(1, 2), id="columns"),
+        pytest.param(torch.ones(2, 3, 8, dtype=torch.float64), id="float64"),
+        pytest.param(torch.ones(2, 3, 8).bfloat16(), id="two types"),
+        pytest.param(torch.ones(3, 3, 8), id="rows of other videos"),
+        pytest.param(torch.ones(2, 0, 8), id="empty"),
+        pytest.param(torch.ones(2, 3, 8, device="meta"), id="two devices"),
+    ],
+)
+def test_norms_and_sums_of_what_programs_cannot_read_are_torchs(tokens: Tensor) -> None:
+    assert MODULATED_NORM.fits(torch.ones(2, 3, 8), ROW, ROW[:1], 1e-6)
+    assert not MODULATED_NORM.fits(tokens, ROW, ROW[:1], 1e-6)
+    assert not GATED_SUM.fits(tokens, tokens, ROW)
+
+
+def test_long_clips_and_wide_heads_are_torchs() -> None:
+    for frames, width, fits in ((32, 72, True), (33, 72, False), (32, 136, False)):
+        heads = torch.ones(1, frames * 2, 1, width)
+        assert ATTEND_ACROSS_FRAMES.fits(heads, heads, heads, frames) is fits
+
+
+def test_weights_of_another_type_are_torchs() -> None:
+    tokens, weight, bias = torch.ones(2, 3, 8), torch.ones(4, 8), torch.ones(4)
+    assert LINEAR_GELU.fits(tokens, weight, bias)
+    assert not LINEAR_GELU.fits(tokens, weight.to(torch.float8_e4m3fn), bias)
+    assert not LINEAR_GELU.fits(tokens, weight.to("meta"), bias)
+
+
+class HostLinear(nn.Linear):
+    """A layer that may fetch or patch its weights when it is called."""
+
+
+class HostOperations(nn.Module):
+    Conv2d = nn.Conv2d
+    Linear = HostLinear
+
+
+def hooked() -> nn.Module:
+    layer = nn.Linear(2, 2)
+    layer.register_forward_pre_hook(lambda *_: None)
+    return layer
+
+
+def parametrised() -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        pytest.param(lambda: nn.Linear(2, 2), True, id="plain"),
+        pytest.param(lambda: nn.Linear(2, 2, bias=False), False, id="no bias"),
+        pytest.param(lambda: HostLinear(2, 2), False, id="of a host"),
+        pytest.param(hooked, False, id="watched"),
+        pytest.param(parametrised, False, id="parametrised"),
+    ],
+)
+def test_kernels_read_the_weights_of_plain_layers_alone(
+    layer: Callable[[], nn.Module], expected: bool
+) -> None:
+    assert is_plain_linear(layer()) is expected
+
+
+class NamedCalls(KernelSet):
+    """Notes which kernels a model would use, and uses torch."""
+
+    def __init__(self) -> None:
+        super().__init__(KernelUse.ALWAYS)
+        self.seen: list[Any] = []
+
+    def run(self, kernel: Any, plain: Any, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(kernel)
+        return plain(*args, **kwargs)
+
+
+def latte_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 4, 3, 4, 6, generator=generator)
+    return latents, torch.tensor([40.0, 900.0]), torch.randn(2, 5, 24, generator=generator)
+
+
+@pytest.mark.parametrize("kind", ["plain", "host", "lora"])
+def test_layers_of_hosts_and_adapters_keep_their_own_product(kind: str) -> None:
+    model = tiny_model()
+    if kind == "host":
+        model = LatteT2V.from_config(tiny_config(), operations=HostOperations)
+    if kind == "lora":
+        settings = LoraSettings(rank=1, targets=("feed_forward",))
+        add_lora(model, settings, generator=torch.Generator().manual_seed(0))
+    kernels = model.kernels = NamedCalls()
+    with torch.no_grad():
+        model(*latte_inputs())
+    assert (LINEAR_GELU in kernels.seen) is (kind == "plain")
+    assert MODULATED_NORM in kernels.seen
+
+
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
+def test_class_models_offer_their_feed_forward_layers_to_kernels(variant: int) -> None:
+    offered, plain = tiny_latte(variant=variant), tiny_latte(variant=variant)
+    kernels = offered.kernels = NamedCalls()
+    latents, timesteps, _ = latte_inputs()
+    with torch.no_grad():
+        found = offered(latents, timesteps, torch.tensor([0, 4]))
+        expected = plain(latents, timesteps, torch.tensor([0, 4]))
+    assert kernels.seen == [LINEAR_GELU] * len(offered.blocks)
+    assert torch.equal(found, expected)
+
+
+def test_carried_sums_change_no_bit() -> None:
+    carried, plain = tiny_model(), tiny_model()
+    carried.kernels = NamedCalls()
+    with torch.no_grad():
+        assert torch.equal(carried(*latte_inputs()), plain(*latte_inputs()))
+
+
+def test_copies_of_a_model_choose_for_themselves() -> None:
+    model = tiny_model()
+    model.kernels.choices["a shape"] = 0
+    assert copy.deepcopy(model).kernels is not model.kernels
+    assert tiny_model().kernels.choices == {}
