@@ -12,12 +12,15 @@ from torch import Tensor
 
 from ..config import LatteT2VConfig
 from ..errors import CheckpointError, InvalidInputError, UnknownArchitectureError
+from ..precision.formats import FORMATS
+from ..precision.packing import pack
 from .adapters import is_svd_layout, temporal_vae_to_svd
 from .architectures import ARCHITECTURES
 from .detect import CONFIG_KEY
 from .detect_latte import TABLES
 from .families import Family, joined
 from .folders import read_json
+from .gguf_writer import GGUF_SUFFIX, GGUF_TYPES, refuse_without_gguf, write_gguf
 from .identify import PIPELINE_NAME, TRANSFORMER_FOLDER, identify, identify_header
 from .loader import weights_of
 from .lora import native_lora
@@ -38,6 +41,7 @@ FOLDERS = {
     "image_vae": "vae",
     "text_encoder": "text_encoder",
 }
+TRANSFORMERS = ("transformer", "class_transformer", "image_transformer")
 KINDS: dict[Family, str] = {
     Family.LATTE_T2V: "transformer",
     Family.LATTE_CLASS: "class_transformer",
@@ -85,24 +89,30 @@ def convert(
     *,
     kind: str | None = None,
     dtype: torch.dtype | None = None,
+    quantize: str | None = None,
 ) -> Conversion:
-    """Write one safetensors file from a .pt file, a folder, or a file with other names.
+    """Write one safetensors or GGUF file from a .pt file, a folder, or a file with other names.
 
     Args:
         source: a file; a folder of shards; a whole model's folder, of which the transformer is
             taken unless `kind` names another part.
-        target: name of the new file, ending in .safetensors; an older one is replaced.
+        target: name of the new file, ending in .safetensors, or in .gguf for transformers; an
+            older one is replaced.
         kind: "transformer" (text-to-video), "class_transformer", "image_transformer",
             "temporal_vae", "image_vae", "text_encoder" or "lora"; None finds out. Temporal VAE and
             LoRA get the names that ComfyUI reads.
         dtype: type of the written weights; None keeps the source's.
+        quantize: how attention and feed-forward layers of a transformer or text encoder are
+            stored: a name of `FORMATS` (.safetensors), or of `GGUF_TYPES` (.gguf). None does not.
 
     Raises:
-        InvalidInputError: for an unusable target name or an unknown `kind`.
+        InvalidInputError: for an unusable target name, an unknown `kind`, or a `quantize` that
+            does not fit the target or the part.
+        MissingDependencyError: for a .gguf without the package gguf.
         CheckpointError: for a source that cannot be read, is another kind, or is the target.
     """
     source, target = Path(source), Path(target)
-    check_request(target, kind)
+    check_request(target, kind, quantize)
     source = part_folder(source, kind)
     header = read_header(source)
     if not header.is_whole:
@@ -117,19 +127,55 @@ def convert(
     refuse_overwriting(header.files, target)
     result = CONVERTERS[actual](source, read_tensors(source))
     tensors = in_type(header.name, result.tensors, dtype)
-    write_safetensors(target, tensors, result.metadata)
+    check_quantizable(result.kind or actual, target, quantize)
+    if is_gguf(target):
+        ordinary = dequantize(header.name, tensors, torch.float32)
+        write_gguf(target, ordinary, quantize or "F16", result.metadata[CONFIG_KEY])
+    else:
+        if quantize is not None:
+            tensors = pack(dequantize(header.name, tensors, dtype or torch.float32), quantize)
+        write_safetensors(target, tensors, result.metadata)
     return report(header.name, target, result.kind or actual, len(tensors), result.note)
 
 
-def check_request(target: Path, kind: str | None) -> None:
-    """Refuse a target or kind that no conversion can have."""
+def is_gguf(target: Path) -> bool:
+    """Return whether a file is to be GGUF, by its name."""
+    return target.suffix.lower() == GGUF_SUFFIX
+
+
+def check_quantizable(kind: str, target: Path, quantize: str | None) -> None:
+    """Refuse a format for a part that nobody reads it in.
+
+    Raises:
+        InvalidInputError: saying what can be quantised.
+    """
+    allowed = TRANSFORMERS if is_gguf(target) else (*TRANSFORMERS, "text_encoder")
+    if kind not in allowed and (is_gguf(target) or quantize is not None):
+        raise InvalidInputError(
+            f"A {kind.replace('_', ' ')} cannot be written "
+            f"{'as GGUF' if is_gguf(target) else f'in {quantize}'}; only "
+            f"{joined(one.replace('_', ' ') for one in allowed)} can. Name a .safetensors file, "
+            "and leave --quantize out."
+        )
+
+
+def check_request(target: Path, kind: str | None, quantize: str | None = None) -> None:
+    """Refuse a target, kind or number format that no conversion can have."""
     if kind is not None and kind not in KINDS.values():
         raise InvalidInputError(f"{kind!r} is no kind of file; choose {joined(KINDS.values())}.")
-    if target.suffix.lower() != SUFFIX:
+    if target.suffix.lower() != SUFFIX and not is_gguf(target):
         raise InvalidInputError(
-            f"{target.name} cannot be the target: only {SUFFIX} files are written. "
-            f"Name it {target.stem}{SUFFIX}."
+            f"{target.name} cannot be the target: only {SUFFIX} files are written, and "
+            f"{GGUF_SUFFIX} files of transformers. Name it {target.stem}{SUFFIX}."
         )
+    formats = tuple(GGUF_TYPES if is_gguf(target) else FORMATS)
+    if quantize is not None and quantize not in formats:
+        raise InvalidInputError(
+            f"{target.name} cannot be written in {quantize!r}: a {target.suffix} file takes "
+            f"{joined(formats)}. Choose one of them, or a target that takes {quantize!r}."
+        )
+    if is_gguf(target):
+        refuse_without_gguf()
     if target.is_dir() or not target.parent.is_dir():
         raise InvalidInputError(
             f"{target.name} cannot be written: its folder does not exist, or it is a folder."

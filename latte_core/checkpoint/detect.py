@@ -133,11 +133,15 @@ def config_in(metadata: Mapping[str, str] | None) -> Mapping[str, Any] | None:
 def config_in_tensor(tensor: Tensor) -> Mapping[str, Any]:
     """Return the config that the tensor `latte_config` of a saved ComfyUI model holds.
 
+    Its bytes are uint8, or float32 in a GGUF file, whose loaders know floating-point tensors only.
+
     Raises:
         CorruptCheckpointError: if it holds none.
     """
     values = tensor.reshape(-1)[: MAX_CONFIG_BYTES + 1]
     name = f"The tensor {CONFIG_TENSOR}"
+    if values.dtype == torch.float32 and bool(((values >= 0) & (values <= 255)).all()):
+        values = values.to(torch.uint8)
     if values.dtype != torch.uint8 or values.numel() > MAX_CONFIG_BYTES:
         raise damaged(name, "it does not hold the bytes of a config")
     numbers: Any = values

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ..model.lora_merge import LoraPatch, merge_lora
+from ..model.lora_merge import LoraPatch, merge_lora, refuse_quantised
 from .detect import Shaped
 from .families import Family
 from .folders import read_json
@@ -45,10 +45,11 @@ def merge_lora_file(model: nn.Module, path: Path | str, strength: float = 1.0) -
     """Merge a LoRA file into a model, and log how much of it is used; see `merge_lora`.
 
     Raises:
-        InvalidInputError: for a strength that is no finite number.
+        InvalidInputError: for a strength that is no finite number, or a quantised model.
         IncompatibleInputsError: if it does not fit the model, or is of a kind only ComfyUI applies.
         CheckpointError: if it cannot be read, or was made for another model; see `read_lora`.
     """
+    refuse_quantised(model.modules())
     lora = read_lora(path, model.state_dict())
     patch = merge_lora(model, lora.tensors, strength)
     level = logging.WARNING if lora.unmatched else logging.INFO

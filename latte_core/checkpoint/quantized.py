@@ -1,17 +1,21 @@
-"""Turn fp8 weights back into ordinary ones; refuse other packed types (R12).
+"""Turn fp8 and int8 weights back into ordinary ones; refuse other packed types (R12).
 
 Layouts: plain fp8 is a cast. Scaled fp8 has `X.scale_weight` (older, with a marker tensor
-`scaled_fp8`) or `X.weight_scale` (newer, with `X.comfy_quant`); weight = stored * scale.
+`scaled_fp8`) or `X.weight_scale` (newer, with `X.comfy_quant`); weight = stored * scale. int8 has
+`X.weight_scale` and an `X.comfy_quant` that says so: other formats keep packed numbers in int8.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..errors import UnknownArchitectureError
+from ..precision.formats import INT8
 from .records import shown
 
 FP8_TYPES = frozenset(
@@ -22,6 +26,9 @@ FP8_TYPES = frozenset(
 SCALE_SUFFIXES = (".scale_weight", ".weight_scale")
 HELPER_SUFFIXES = (".scale_input", ".input_scale", ".comfy_quant", *SCALE_SUFFIXES)
 MARKER = "scaled_fp8"
+MARK_SUFFIX = ".comfy_quant"
+ROTATED = "convrot"  # in a mark: the numbers are those of a rotated weight
+MAX_MARK_BYTES = 4096
 
 
 def is_helper(name: str) -> bool:
@@ -30,10 +37,12 @@ def is_helper(name: str) -> bool:
 
 
 def dequantize(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return `tensors` without fp8: scaled, cast to `dtype`, helpers dropped; others unchanged.
+    """Return `tensors` without fp8 and int8: scaled, cast to `dtype`, helpers dropped.
+
+    Other tensors are unchanged.
 
     Raises:
-        UnknownArchitectureError: for weights packed in a way that is not fp8, naming one.
+        UnknownArchitectureError: for weights packed in another way, naming one.
     """
     if not any(is_helper(key) or value.dtype in FP8_TYPES for key, value in tensors.items()):
         return dict(tensors)
@@ -42,13 +51,13 @@ def dequantize(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> 
         if is_helper(key):
             continue
         scale = scale_of(key, tensors)
-        if value.dtype in FP8_TYPES:
+        if value.dtype in FP8_TYPES or (scale is not None and is_int8(key, tensors)):
             wide = value.to(torch.float32)
             result[key] = (wide if scale is None else wide * fit(scale, wide)).to(dtype)
         elif scale is not None and not value.is_floating_point():
             raise UnknownArchitectureError(
                 f"{name} is packed in a format that is not opened here: {shown(key)} has type "
-                f"{value.dtype}. Use an fp8, fp16, bf16 or fp32 copy."
+                f"{value.dtype}. Use an fp8, int8, fp16, bf16 or fp32 copy."
             )
         else:
             result[key] = value
@@ -61,6 +70,23 @@ def scale_of(key: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
     if module == key:
         return None
     return next((tensors[module + end] for end in SCALE_SUFFIXES if module + end in tensors), None)
+
+
+def is_int8(key: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a weight holds plain int8 numbers, which its mark says."""
+    mark = tensors.get(key.removesuffix(".weight") + MARK_SUFFIX)
+    is_bytes = mark is not None and mark.dtype == torch.uint8 and mark.numel() <= MAX_MARK_BYTES
+    if tensors[key].dtype != INT8.dtype or mark is None or not is_bytes:
+        return False
+    try:
+        described: object = json.loads(mark.cpu().numpy().tobytes())
+    except (ValueError, RecursionError):
+        return False
+    entries = cast("dict[str, object]", described) if isinstance(described, dict) else {}
+    settings = entries.get("params")
+    inner = cast("dict[str, object]", settings) if isinstance(settings, dict) else {}
+    is_rotated = entries.get(ROTATED) or inner.get(ROTATED)
+    return entries.get("format") == INT8.stored_as and not is_rotated
 
 
 def fit(scale: Tensor, weight: Tensor) -> Tensor:

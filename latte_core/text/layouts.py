@@ -1,8 +1,8 @@
-"""T5 weights as people have them on disk, brought to one form: names, and fp8 with its scales.
+"""T5 weights as people have them on disk, brought to one form: names, fp8 and int8 with scales.
 
 A quantised weight is stored as `X.weight` in fp8 with a scale beside it: `X.scale_weight` in older
 files, which also hold a marker named `scaled_fp8`, or `X.weight_scale` with `X.comfy_quant` in
-newer ones. The weight that is meant is `X.weight * scale`.
+newer ones, which may be int8 too. The weight that is meant is `X.weight * scale`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ..errors import CorruptCheckpointError, UnknownArchitectureError
 
 FIRST_QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
-FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")
+FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+ROTATED = "convrot"  # in the description of a weight that is stored turned
 SCALE_ENDINGS = (".scale_weight", ".weight_scale")
 UNUSED_ENDINGS = (".scale_input", ".input_scale", ".comfy_quant")
 UNUSED_NAMES = ("scaled_fp8", "spiece_model", "lm_head.weight", "logit_scale")
@@ -40,12 +41,12 @@ def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantise(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the weights without scales and markers; scaled fp8 weights become `dtype`.
+    """Return the weights without scales and markers; scaled ones become `dtype`.
 
     Plain fp8 weights stay as they are: they need a cast and nothing else.
 
     Raises:
-        UnknownArchitectureError: for a quantisation other than fp8.
+        UnknownArchitectureError: for a quantisation other than fp8 and int8.
         CorruptCheckpointError: if a scale has no weight, or does not fit it.
     """
     _check_formats(tensors)
@@ -83,10 +84,10 @@ def usual_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 
 def _scaled(name: str, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiply by one scale for the whole weight, or one for each of its rows."""
-    if weight.dtype not in FP8_DTYPES:
+    if weight.dtype not in (*FP8_DTYPES, torch.int8):
         raise UnknownArchitectureError(
-            f"{name} has a scale and is stored as {weight.dtype}, but only fp8 weights with a "
-            "scale can be read. Use a t5xxl file in fp16, fp8 or scaled fp8."
+            f"{name} has a scale and is stored as {weight.dtype}, but only fp8 and int8 weights "
+            "with a scale can be read. Use a t5xxl file in fp16, fp8 or scaled fp8."
         )
     rows = weight.shape[0]
     if scale.numel() not in (1, rows):
@@ -99,7 +100,7 @@ def _scaled(name: str, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Ten
 
 
 def _check_formats(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse quantised formats other than fp8, which `X.comfy_quant` names in JSON bytes."""
+    """Refuse quantised formats not in `FORMATS`; `X.comfy_quant` names them in JSON bytes."""
     for name, tensor in tensors.items():
         if not name.endswith(".comfy_quant"):
             continue
@@ -111,8 +112,9 @@ def _check_formats(tensors: Mapping[str, Tensor]) -> None:
             ) from error
         named = cast("dict[str, object]", described) if isinstance(described, dict) else {}
         found = named.get("format")
-        if found not in FP8_FORMATS:
+        is_turned = ROTATED in json.dumps(named)
+        if found not in FORMATS or is_turned:
             raise UnknownArchitectureError(
-                f"{name} says that the weight is quantised as {found}, but only "
-                f"{' and '.join(FP8_FORMATS)} can be read. Use a t5xxl file in fp16 or fp8."
+                f"{name} says that the weight is quantised as {found}{' and turned' * is_turned}, "
+                f"but only plain {', '.join(FORMATS)} can be read. Use a t5xxl file in fp16 or fp8."
             )

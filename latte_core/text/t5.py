@@ -70,7 +70,7 @@ class TextEncoder:
         """Build the encoder from weights in any layout of `layouts.py`.
 
         Args:
-            tensors: a T5 file's tensors; fp16, fp32, bf16, fp8 and scaled fp8.
+            tensors: a T5 file's tensors; fp16, fp32, bf16, fp8, scaled fp8 and int8.
             tokenizer: the tokenizer that belongs to them.
             config: shape; read from the weights when left out.
             dtype: to run in. Left out: float32 on the CPU, elsewhere as stored, bfloat16 for fp8.

@@ -1,0 +1,1 @@
+"""Eight-bit layers, products accumulated in float16, and what they are called."""

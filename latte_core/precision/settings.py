@@ -1,0 +1,59 @@
+"""Precisions by name, as pipelines, the command line and nodes offer them."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import InvalidInputError
+from .accumulation import accumulate_in_float16, check_float16_accumulation
+from .names import ACCUMULATION, PRECISIONS
+from .quantize import quantize
+
+logger = logging.getLogger("latte")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunPrecision:
+    """How the runs of a pipeline compute.
+
+    Args:
+        name: one of `PRECISIONS`, or None for the weights' own.
+    """
+
+    name: str | None = None
+
+    def active(self) -> AbstractContextManager[None]:
+        """Return the context to run the model in."""
+        return accumulate_in_float16() if self.name == ACCUMULATION else nullcontext()
+
+
+def apply_precision(
+    model: nn.Module, name: str | None, *, device: torch.device | None = None
+) -> RunPrecision:
+    """Change a transformer in place as a name says, and return how to run it.
+
+    Args:
+        model: LatteT2V or Latte, with the LoRAs that are to be in it.
+        name: `fp8`, `int8`, `fp16-acc` (sums in float16), or None for nothing.
+        device: where it will run; None for where its weights are.
+
+    Raises:
+        InvalidInputError: for another name, or a model or device that it does not fit.
+    """
+    if name is None:
+        return RunPrecision()
+    if name not in PRECISIONS:
+        raise InvalidInputError(
+            f"The precision is {name!r}; choose {', '.join(PRECISIONS)}, or leave it out."
+        )
+    if name == ACCUMULATION:
+        weight: torch.Tensor = next(model.parameters())
+        check_float16_accumulation(weight.dtype, device or weight.device)
+    else:
+        logger.info(quantize(model, name, device=device).sentence)
+    return RunPrecision(name=name)
