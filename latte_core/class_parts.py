@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -24,8 +24,11 @@ from .class_names import known_names
 from .class_vae import check_vae_choice, open_vae, require_vae, vae_beside
 from .errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
 from .latte_config import LatteConfig
+from .memory import MemoryPlan, PartSizes, Stages, check_memory, choose_plan
 from .model.latte import Latte
+from .model.layers import set_feed_forward_rows
 from .parts import MAX_JSON_BYTES, read_json
+from .pipeline_memory import part_sizes
 from .pipeline_parts import STARTER, STARTER_FOLDER, VAE_FOLDERS, locate, pick_device, pick_dtype
 from .types import PIXELS_PER_CELL
 from .vae.frames import VideoVAE
@@ -69,7 +72,7 @@ class ClassDefaults:
             "height": side,
             "width": side,
         }
-        stated = {field.name: card[field.name] for field in fields(cls) if field.name in card}
+        stated = {one.name: card[one.name] for one in fields(cls) if one.name in card}
         if "steps" in stated:
             stated["steps"] = str(stated["steps"])
         return cls(**{**known, **stated})
@@ -93,8 +96,17 @@ class ClassParts(Protocol):
         """How to run it best."""
         ...
 
+    @property
+    def stages(self) -> Stages:
+        """What moves the parts in and out of the device during a run."""
+        ...
+
+    def begin_sampling(self) -> None:
+        """Have the transformer where it works, for as long as `stages.run` lasts."""
+        ...
+
     def vae(self) -> VideoVAE:
-        """Return the VAE."""
+        """Return the VAE, ready to work."""
         ...
 
     def check_vae(self) -> None:
@@ -110,6 +122,10 @@ class GivenClassParts:
     class_names: tuple[str, ...]
     defaults: ClassDefaults
     given_vae: VideoVAE | None
+    stages: Stages = field(default_factory=Stages.none)
+
+    def begin_sampling(self) -> None:
+        """Do nothing: the transformer is where the caller put it."""
 
     def vae(self) -> VideoVAE:
         """Return the VAE."""
@@ -131,7 +147,7 @@ class ClassFolderParts:
         source: `class-starter`, a folder with `transformer/` in it, or a transformer file.
         vae: path of a VAE; or `image` or `temporal`, to be found beside the model.
         config: what the file does not say, see `load_transformer`.
-        dtype, device: see `ClassPipeline.from_pretrained`.
+        dtype, device, memory: see `ClassPipeline.from_pretrained`.
 
     Raises:
         InvalidInputError: if `source`, or the VAE that was named, does not exist.
@@ -146,14 +162,16 @@ class ClassFolderParts:
         config: Mapping[str, Any] | LatteConfig | None,
         dtype: torch.dtype | None,
         device: torch.device | str | None,
+        memory: str | int | MemoryPlan = "auto",
     ) -> None:
+        wanted = check_memory(memory)
         path, self.folder = locate_class_model(source)
         self._card = read_card(self.folder)
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device, is_small=bool(self._card))
         self._vae_choice = check_vae_choice(vae)
         self._name = path.name
-        model: object = load_transformer(path, config, dtype=self.dtype, device=self.device)
+        model: object = load_transformer(path, config, dtype=self.dtype)
         if not isinstance(model, Latte):
             raise IncompatibleInputsError(
                 f"{path.name} is a text-to-video model, which is steered by prompts, not classes. "
@@ -162,6 +180,9 @@ class ClassFolderParts:
         self._transformer = model
         self._names = read_names(self.folder, model.config.num_classes)
         self._vae: VideoVAE | None = None
+        self.stages = Stages(choose_plan(wanted, self.device, self._sizes), self.device)
+        set_feed_forward_rows(self._transformer, self.stages.plan.feed_forward_rows)
+        self._transformer.to(self.stages.home(self.stages.plan.transformer))
 
     @property
     def transformer(self) -> Latte:
@@ -177,12 +198,29 @@ class ClassFolderParts:
 
     def vae(self) -> VideoVAE:
         if self._vae is None:
-            self._vae = open_vae(self._vae_path(), self.dtype, self.device)
+            home = self.stages.home(self.stages.plan.vae)
+            self._vae = open_vae(self._vae_path(), self.dtype, home)
+        self.stages.use(self._vae.module, self.stages.plan.vae)
         return self._vae
+
+    def begin_sampling(self) -> None:
+        self.stages.use(self._transformer, self.stages.plan.transformer)
 
     def check_vae(self) -> None:
         if self._vae is None:
             require_vae(self._vae_path())
+
+    def _sizes(self) -> PartSizes:
+        best = self.defaults
+        return part_sizes(
+            self._transformer,
+            text_folder=None,
+            vae_folders=[],
+            dtype=self.dtype,
+            num_frames=best.num_frames,
+            height=best.height,
+            width=best.width,
+        )
 
     def _vae_path(self) -> Path:
         if isinstance(self._vae_choice, Path):

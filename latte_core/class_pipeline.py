@@ -18,9 +18,12 @@ from .class_parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClass
 from .diffusion import check_eta, space_timesteps
 from .errors import IncompatibleInputsError, InvalidInputError
 from .latte_config import LatteConfig
+from .memory import MemoryPlan
 from .model.latte import Latte
 from .model.lora_merge import LoraPatch
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
+from .pipeline_speed import SpeedUps
+from .precision.settings import RunPrecision, apply_precision
 from .sampling import StepNoise, uses_guidance
 from .sampling.noise import check_noise_order, check_seeds
 from .sampling.reference import METHODS, sample_reference
@@ -50,7 +53,7 @@ class ClassRun:
     temporal_attention: bool
 
 
-class ClassPipeline:
+class ClassPipeline(SpeedUps):
     """Videos of a class, or of no class, from a class-conditional or unconditional Latte.
 
     Args:
@@ -59,6 +62,8 @@ class ClassPipeline:
         class_names: in the order of labels, if the classes have names.
         defaults: how to run the model best; the authors' settings when left out.
     """
+
+    _precision = RunPrecision()
 
     def __init__(
         self,
@@ -83,6 +88,8 @@ class ClassPipeline:
         config: Mapping[str, Any] | LatteConfig | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        memory: str | int | MemoryPlan = "auto",
+        precision: str | None = None,
     ) -> ClassPipeline:
         """Open a model: `class-starter`, a folder with `transformer/`, or a file like ucf101.pt.
 
@@ -94,6 +101,9 @@ class ClassPipeline:
             dtype: of all weights. Left out: float32 on the CPU and for models with a card, else
                 bfloat16.
             device: left out: the accelerator if there is one, else the CPU.
+            memory: which parts stay on the device: `auto` for what fits, or the gigabytes of a
+                card, one of `memory.PRESETS`, or a plan of your own.
+            precision: see `set_precision`, which comes after `load_lora`.
 
         Raises:
             InvalidInputError: if there is no such model, VAE or device.
@@ -101,7 +111,8 @@ class ClassPipeline:
             CheckpointError: if the transformer cannot be loaded.
         """
         pipeline = cls.__new__(cls)
-        pipeline.parts = ClassFolderParts(folder, vae, config, dtype, device)
+        pipeline.parts = ClassFolderParts(folder, vae, config, dtype, device, memory)
+        pipeline.set_precision(precision)
         return pipeline
 
     @property
@@ -118,6 +129,20 @@ class ClassPipeline:
     def num_classes(self) -> int:
         """Classes without the null class; 0 for an unconditional model."""
         return self.parts.transformer.config.num_classes
+
+    def set_precision(self, name: str | None) -> None:
+        """Have the transformer compute less exactly, and on many cards faster.
+
+        Args:
+            name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
+                that are merged by then; `fp16-acc` sums products in float16 during runs. None
+                changes nothing.
+
+        Raises:
+            InvalidInputError: for another name, or a model or device that it does not fit.
+        """
+        device = self.parts.device if isinstance(self.parts, ClassFolderParts) else None
+        self._precision = apply_precision(self.parts.transformer, name, device=device)
 
     def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
         """Merge a LoRA into the transformer, and log how much of the file is used.
@@ -235,10 +260,13 @@ class ClassPipeline:
         self._cache(run, cache)  # refuses what does not fit before anything is made
         if output == "frames":
             self.parts.check_vae()
-        if check_noise_order(noise_order) == "reference":
-            made = [self._sample_as_authors(run, cache, size, seed, latents, labels, callback)]
-        else:
-            made = self._sample_each(run, cache, size, seed, latents, labels, callback)
+        as_authors = check_noise_order(noise_order) == "reference"
+        with self.parts.stages.run():
+            self.parts.begin_sampling()
+            if as_authors:
+                made = [self._sample_as_authors(run, cache, size, seed, latents, labels, callback)]
+            else:
+                made = self._sample_each(run, cache, size, seed, latents, labels, callback)
         clean = torch.cat([video for video, _ in made])
         reports = tuple(report for _, report in made if report is not None)
         if output == "latents":
@@ -259,8 +287,10 @@ class ClassPipeline:
         Raises:
             NonFiniteError: if the VAE breaks down to NaN.
         """
-        decoder = self.parts.vae()
-        made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
+        with self.parts.stages.run():
+            decoder = self.parts.vae()
+            how = self.parts.stages.decoding(is_temporal=decoder.is_temporal, chunk=decode_chunk)
+            made = [decoder.decode(video[None], **how) for video in latents]
         return torch.cat(made).to("cpu", torch.float32)
 
     def _shape(
@@ -341,24 +371,26 @@ class ClassPipeline:
     ) -> Made:
         """Return latents for a batch; `noise` says where that of each step comes from."""
         cache, model = self._cache(run, settings), self.parts.transformer
-        latents = sample_reference(
-            model if cache is None else CachedLatte(model, cache),
-            start,
-            method=run.method,
-            steps=run.steps,
-            guidance_scale=run.guidance_scale,
-            class_labels=labels,
-            eta=run.eta,
-            callback=callback,
-            temporal_attention=run.temporal_attention,
-            **noise,
-        )
+        with self._precision.active():
+            latents = sample_reference(
+                self._denoiser if cache is None else CachedLatte(model, cache),
+                start,
+                method=run.method,
+                steps=run.steps,
+                guidance_scale=run.guidance_scale,
+                class_labels=labels,
+                eta=run.eta,
+                callback=callback,
+                temporal_attention=run.temporal_attention,
+                **noise,
+            )
         return latents, None if cache is None else cache.close()
 
     def _cache(self, run: ClassRun, settings: CacheSettings | None) -> RunCache | None:
         """Return the cache of one run, if there is to be one."""
         if settings is None:
             return None
+        self._check_cache_and_graphs()
         is_guided = uses_guidance(run.guidance_scale)
         return RunCache(
             settings,

@@ -16,11 +16,14 @@ from .acceleration.run import CacheReport, RunCache
 from .acceleration.settings import CacheSettings
 from .checkpoint.lora_reader import merge_lora_file
 from .errors import IncompatibleInputsError
+from .memory import MemoryPlan
 from .model.attention import BlockHooks
 from .model.lora_merge import LoraPatch
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
+from .pipeline_speed import SpeedUps
 from .pipeline_text import Condition, TextInputs, make_conditions
+from .precision.settings import RunPrecision, apply_precision
 from .sampling import (
     NoisePredictor,
     ScheduleSettings,
@@ -53,7 +56,7 @@ class Request:
     cache: CacheSettings | None
 
 
-class Pipeline:
+class Pipeline(SpeedUps):
     """Text to video.
 
     Args:
@@ -63,6 +66,8 @@ class Pipeline:
         settings: noise schedule; Latte-1's by default.
         defaults: how to run the model best.
     """
+
+    _precision = RunPrecision()
 
     def __init__(
         self,
@@ -87,6 +92,10 @@ class Pipeline:
         folder: str | Path,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        memory: str | int | MemoryPlan = "auto",
+        embedding_cache: str | Path = "memory",
+        precision: str | None = None,
+        text_precision: str | None = None,
     ) -> Pipeline:
         """Open a model: `starter`, a folder in Latte-1's layout, or a transformer file.
 
@@ -96,19 +105,40 @@ class Pipeline:
             folder: the word `starter`, or a path.
             dtype: of all weights. Left out: float32 on the CPU and for the starter, else bfloat16.
             device: left out: the accelerator if there is one, else the CPU.
+            memory: which parts stay on the device: `auto` for what fits, or the gigabytes of a
+                card, one of `memory.PRESETS`, or a plan of your own.
+            embedding_cache: where encoded prompts are kept: `memory`, also on `disk` in the user's
+                cache folder, in a folder of your own, or `off`.
+            precision: see `set_precision`, which comes after `load_lora`.
+            text_precision: `fp8` or `int8` stores the text encoder in eight bits.
 
         Raises:
-            InvalidInputError: if there is no such model or device.
+            InvalidInputError: if there is no such model or device, or for a choice there is not.
             CheckpointError: if the transformer cannot be loaded.
         """
         pipeline = cls.__new__(cls)
-        pipeline.parts = FolderParts(folder, dtype, device)
+        pipeline.parts = FolderParts(folder, dtype, device, memory, embedding_cache, text_precision)
+        pipeline.set_precision(precision)
         return pipeline
 
     @property
     def defaults(self) -> Defaults:
         """How this model is best run, from its card where it has one."""
         return self.parts.defaults
+
+    def set_precision(self, name: str | None) -> None:
+        """Have the transformer compute less exactly, and on many cards faster.
+
+        Args:
+            name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
+                that are merged by then; `fp16-acc` sums products in float16 during runs. None
+                changes nothing.
+
+        Raises:
+            InvalidInputError: for another name, or a model or device that it does not fit.
+        """
+        device = self.parts.device if isinstance(self.parts, FolderParts) else None
+        self._precision = apply_precision(self.parts.transformer, name, device=device)
 
     def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
         """Merge a LoRA into the transformer, and log how much of the file is used.
@@ -216,15 +246,16 @@ class Pipeline:
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         num_calls = self._check_run(request, step_noise[0])
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
-        conditions = make_conditions(text, self.parts.text_encoder)
-        made = [
-            self._sample(
-                request, noise[index : index + 1], step_noise[index], condition, listener, num_calls
-            )
-            for index, (condition, listener) in enumerate(
-                zip(conditions, listeners(callback, count), strict=True)
-            )
-        ]
+        with self.parts.stages.run():
+            conditions = make_conditions(text, self.parts.prompt_encoder)
+            self.parts.begin_sampling()
+            heard = zip(conditions, listeners(callback, count), strict=True)
+            made = [
+                self._sample(
+                    request, noise[at : at + 1], step_noise[at], condition, listener, num_calls
+                )
+                for at, (condition, listener) in enumerate(heard)
+            ]
         clean = torch.cat([latents for latents, _ in made])
         reports = tuple(report for _, report in made if report is not None)
         if output == "latents":
@@ -242,8 +273,10 @@ class Pipeline:
         Raises:
             NonFiniteError: if the VAE breaks down to NaN.
         """
-        decoder = self.parts.vae(vae)
-        made = [decoder.decode(video[None], chunk=decode_chunk) for video in latents]
+        with self.parts.stages.run():
+            decoder = self.parts.vae(vae)
+            how = self.parts.stages.decoding(is_temporal=decoder.is_temporal, chunk=decode_chunk)
+            made = [decoder.decode(video[None], **how) for video in latents]
         return torch.cat(made).to("cpu", torch.float32)
 
     def _check_run(self, request: Request, noise: StepNoise) -> int:
@@ -263,6 +296,7 @@ class Pipeline:
         """Return the cache of one video's run, if there is to be one."""
         if request.cache is None:
             return None
+        self._check_cache_and_graphs()
         is_guided = uses_guidance(request.guidance_scale)
         settings = request.cache
         if settings.wants_schedules:
@@ -330,17 +364,18 @@ class Pipeline:
             predict = guided_in_one_batch(predict, request.guidance_scale)
         weight: Tensor = next(self.parts.transformer.parameters())
         try:
-            latents = sample(
-                predict,
-                noise,
-                sampler=request.sampler,
-                num_steps=request.num_steps,
-                eta=request.eta,
-                step_noise=step_noise,
-                settings=self.parts.settings,
-                callback=callback,
-                compute_dtype=weight.dtype,
-            )
+            with self._precision.active():
+                latents = sample(
+                    predict,
+                    noise,
+                    sampler=request.sampler,
+                    num_steps=request.num_steps,
+                    eta=request.eta,
+                    step_noise=step_noise,
+                    settings=self.parts.settings,
+                    callback=callback,
+                    compute_dtype=weight.dtype,
+                )
         except torch.OutOfMemoryError:
             logger.error("Out of memory while sampling %s.", request.shape)
             raise
@@ -351,6 +386,7 @@ class Pipeline:
     ) -> NoisePredictor:
         """Bind text and size to the transformer: prepared once here, used at every step."""
         transformer: Any = self.parts.transformer
+        denoiser = self._denoiser
         device = next(transformer.parameters()).device
         options: dict[str, Any] = {
             "text": transformer.project_text(context.to(device)),
@@ -368,7 +404,7 @@ class Pipeline:
             # a single video: guidance asks about it twice, at the same timestep
             given, time = latents.to(device), timesteps[:1].to(device)
             if cache is None:
-                return transformer(given, time, **options)
+                return denoiser(given, time, **options)
 
             def call(rows: slice, hooks: BlockHooks) -> Tensor:
                 chosen = given[rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +13,15 @@ from .acceleration.schedule_file import ScheduleFile
 from .checkpoint.loader import load_t2v
 from .checkpoint.reader import read_tensors
 from .errors import CheckpointError, InvalidInputError
+from .memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
+from .model.layers import set_feed_forward_rows
 from .parts import read_json
+from .pipeline_memory import encoder_identity, make_embedding_cache, part_sizes
+from .precision.formats import format_named
+from .precision.quantize import quantize_text
 from .sampling import ScheduleSettings
+from .text.cache import CachedEncoder
+from .text.pair import Encoder
 from .text.t5 import TextEncoder
 from .types import PIXELS_PER_CELL
 from .vae.frames import VideoVAE
@@ -73,12 +80,25 @@ class Parts(Protocol):
         """How to run it best."""
         ...
 
+    @property
+    def stages(self) -> Stages:
+        """What moves the parts in and out of the device during a run."""
+        ...
+
     def text_encoder(self) -> TextEncoder:
-        """Return the text encoder."""
+        """Return the text encoder, ready to work."""
+        ...
+
+    def prompt_encoder(self) -> Encoder:
+        """Return what encodes prompts: the text encoder, behind a cache if there is one."""
+        ...
+
+    def begin_sampling(self) -> None:
+        """Have the transformer where it works, for as long as `stages.run` lasts."""
         ...
 
     def vae(self, kind: str) -> VideoVAE:
-        """Return the `temporal` or the `image` VAE."""
+        """Return the `temporal` or the `image` VAE, ready to work."""
         ...
 
     def check(self, vae: str | None, needs_text: bool) -> None:
@@ -98,15 +118,28 @@ class FolderParts:
         dtype: of all weights; by default float32 on the CPU and for models with a card, else
             bfloat16 where the device has it and float16 where not.
         device: by default the accelerator if there is one, else the CPU.
+        memory: `auto`, the name of a preset, or a plan.
+        embedding_cache: see `make_embedding_cache`.
+        text_precision: format of the text encoder's layers, or None for `dtype`.
 
     Raises:
-        InvalidInputError: if `source` does not exist.
+        InvalidInputError: if `source` does not exist, or for a choice that there is not.
         CheckpointError: if the transformer cannot be loaded.
     """
 
     def __init__(
-        self, source: str | Path, dtype: torch.dtype | None, device: torch.device | str | None
+        self,
+        source: str | Path,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+        memory: str | int | MemoryPlan = "auto",
+        embedding_cache: str | Path = "memory",
+        text_precision: str | None = None,
     ) -> None:
+        wanted = check_memory(memory)
+        self._text_precision = text_precision and format_named(text_precision).name
+        self._cache = make_embedding_cache(embedding_cache)
+        self._cached: CachedEncoder | None = None
         self._transformer_path, self.companions = locate(source)
         self._card = _optional_json(self.companions / "card.json")
         self.device = pick_device(device)
@@ -114,7 +147,10 @@ class FolderParts:
         self._settings = ScheduleSettings.from_dict(
             _optional_json(self.companions / "scheduler" / "scheduler_config.json")
         )
-        self._transformer = load_t2v(self._transformer_path, dtype=self.dtype, device=self.device)
+        self._transformer = load_t2v(self._transformer_path, dtype=self.dtype)
+        self.stages = self._make_stages(wanted)
+        set_feed_forward_rows(self._transformer, self.stages.plan.feed_forward_rows)
+        self._transformer.to(self.stages.home(self.stages.plan.transformer))
         self._text_encoder: TextEncoder | None = None
         self._vaes: dict[str, VideoVAE] = {}
 
@@ -137,17 +173,41 @@ class FolderParts:
     def text_encoder(self) -> TextEncoder:
         if self._text_encoder is None:
             folder = self._companion(TEXT_FOLDER, "a text encoder")
+            home = self.stages.home(self.stages.plan.text)
+            # unpacked weights never lie on the device: they may not fit there
+            first = home if self._text_precision is None else CPU
             self._text_encoder = TextEncoder.from_folder(
-                folder, read=_tensors, dtype=self.dtype, device=self.device
+                folder, read=_tensors, dtype=self.dtype, device=first
             )
+            if self._text_precision is not None:
+                quantize_text(self._text_encoder.module, self._text_precision)
+                self._text_encoder.to(home)
+        self.stages.use(self._text_encoder.module, self.stages.plan.text)
         return self._text_encoder
+
+    def prompt_encoder(self) -> Encoder:
+        if self._cache is None:
+            return self.text_encoder()
+        if self._cached is None:
+            text = self._companion(TEXT_FOLDER, "a text encoder")
+            tokenizer = self._companion("tokenizer", "a tokenizer")
+            device = CPU if self.stages.plan.text == CPU else self.device.type
+            identity = encoder_identity(text, tokenizer, self.dtype, device)
+            if self._text_precision is not None:
+                identity = {**identity, "precision": self._text_precision}
+            self._cached = CachedEncoder(self._cache, identity, self.text_encoder)
+        return self._cached
+
+    def begin_sampling(self) -> None:
+        self.stages.use(self._transformer, self.stages.plan.transformer)
 
     def vae(self, kind: str) -> VideoVAE:
         if kind not in self._vaes:
-            folder = self._vae_folder(kind)
+            folder, home = self._vae_folder(kind), self.stages.home(self.stages.plan.vae)
             self._vaes[kind] = VideoVAE.from_folder(
-                folder, read=_tensors, dtype=self.dtype, device=self.device
+                folder, read=_tensors, dtype=self.dtype, device=home
             )
+        self.stages.use(self._vaes[kind].module, self.stages.plan.vae)
         return self._vaes[kind]
 
     def check(self, vae: str | None, needs_text: bool) -> None:
@@ -159,6 +219,25 @@ class FolderParts:
 
     def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
         return ScheduleFile.beside(self.companions, sampler, num_steps)
+
+    def _make_stages(self, memory: str | MemoryPlan) -> Stages:
+        """Choose where the parts are while they work."""
+        best = self.defaults
+        choice = choose_plan(
+            memory,
+            self.device,
+            lambda: part_sizes(
+                self._transformer,
+                text_folder=self.companions / TEXT_FOLDER,
+                vae_folders=[self.companions / name for name in VAE_FOLDERS.values()],
+                dtype=self.dtype,
+                text_itemsize=None if self._text_precision is None else 1,
+                num_frames=best.num_frames,
+                height=best.height,
+                width=best.width,
+            ),
+        )
+        return Stages(choice, self.device)
 
     def _vae_folder(self, kind: str) -> Path:
         """Return the VAE's folder; a pipeline saved by diffusers may hold either kind in `vae`."""
@@ -204,6 +283,7 @@ class GivenParts:
     vaes: dict[str, VideoVAE]
     settings: ScheduleSettings
     defaults: Defaults
+    stages: Stages = field(default_factory=Stages.none)
 
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder."""
@@ -213,6 +293,13 @@ class GivenParts:
                 "and negative_embeds when guidance is on."
             )
         return self.encoder
+
+    def prompt_encoder(self) -> Encoder:
+        """Return the text encoder."""
+        return self.text_encoder()
+
+    def begin_sampling(self) -> None:
+        """Do nothing: the transformer is where the caller put it."""
 
     def vae(self, kind: str) -> VideoVAE:
         """Return the `temporal` or the `image` VAE."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .errors import IncompatibleInputsError, InvalidInputError
-from .text.pair import encode_pairs
+from .text.pair import Encoder, encode_pairs
 from .text.prompt import prepare_prompt
-from .text.t5 import TextEncoder
 
 Condition = tuple[Tensor, Tensor | None]
 """Positive and negative features (1, n, C) of one video; no negative without guidance."""
@@ -66,7 +65,7 @@ class TextInputs:
         return self.prompt_embeds is None or (self.is_guided and self.negative_embeds is None)
 
 
-def make_conditions(text: TextInputs, encoder: Callable[[], TextEncoder]) -> list[Condition]:
+def make_conditions(text: TextInputs, encoder: Callable[[], Encoder]) -> list[Condition]:
     """Return the features of each video.
 
     Args:
@@ -111,9 +110,7 @@ def _rows(embeds: Tensor) -> list[Tensor]:
     return [embeds[index : index + 1] for index in range(len(embeds))]
 
 
-def _encode_negatives(
-    text: TextInputs, encoder: TextEncoder, positives: list[Tensor]
-) -> list[Tensor]:
+def _encode_negatives(text: TextInputs, encoder: Encoder, positives: list[Tensor]) -> list[Tensor]:
     """Encode negatives for given positives, cut to the length of each as the reference does."""
     given = text.negative_prompt
     texts = [given] * len(positives) if isinstance(given, str) else list(given)

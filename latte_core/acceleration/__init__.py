@@ -1,8 +1,10 @@
-"""Computing less of a run: step caching, guidance caching, attention broadcast, calibration."""
+"""Running faster: compiled blocks, CUDA graphs, and computing less of a run with caches."""
 
 from __future__ import annotations
 
 from .body import Body, body_of
+from .compilation import CompileReport, RegionalCompiler, compile_model, uncompile_model
+from .graphs import GraphedDenoiser, GraphReport
 from .guidance_cache import GuidanceCache, GuidancePlan
 from .pab import AttentionBroadcast, Broadcast
 from .policies import FirstBlock, StaticSchedule, Step, TeaCache, hand_schedule
@@ -20,9 +22,13 @@ __all__ = [
     "CacheSettings",
     "CachedLatte",
     "CalibratedSchedule",
+    "CompileReport",
     "FirstBlock",
+    "GraphReport",
+    "GraphedDenoiser",
     "GuidanceCache",
     "GuidancePlan",
+    "RegionalCompiler",
     "RunCache",
     "ScheduleFile",
     "StaticSchedule",
@@ -30,6 +36,8 @@ __all__ = [
     "StepCache",
     "TeaCache",
     "body_of",
+    "compile_model",
     "hand_schedule",
     "parse_cache",
+    "uncompile_model",
 ]

@@ -14,6 +14,7 @@ from ..checkpoint.lora_writer import base_of
 from ..class_parts import is_class_model, locate_class_model
 from ..class_pipeline import ClassPipeline
 from ..errors import InvalidInputError
+from ..memory import KEEP_ALL
 from ..pipeline import Pipeline
 from ..pipeline_parts import locate
 from .command import Command
@@ -115,12 +116,18 @@ def calibrate(arguments: argparse.Namespace, report: Report) -> ScheduleFile:
     if is_class_model(arguments.model):
         refuse(arguments, ("prompt", "prompts", "negative"), "a class model")
         classes = ClassPipeline.from_pretrained(
-            arguments.model, arguments.vae, dtype=dtype, device=arguments.device
+            arguments.model,
+            arguments.vae,
+            dtype=dtype,
+            device=arguments.device,
+            memory=KEEP_ALL,
         )
         settings = make_run(arguments, locate_class_model(arguments.model)[0])
         return calibrate_classes(classes, labels_of(arguments, classes), settings, report=report)
     refuse(arguments, ("classes", "num", "method", "vae"), "a text-to-video model")
-    text = Pipeline.from_pretrained(arguments.model, dtype=dtype, device=arguments.device)
+    text = Pipeline.from_pretrained(
+        arguments.model, dtype=dtype, device=arguments.device, memory=KEEP_ALL
+    )
     return calibrate_text(
         text,
         prompts_of(arguments),

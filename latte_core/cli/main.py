@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except torch.OutOfMemoryError:
             return _fail(
                 "There is not enough memory for this video. Ask for fewer frames or a smaller "
-                "size, or use --dtype bfloat16 or --device cpu."
+                "size, or use a smaller --memory, --dtype bfloat16 or --device cpu."
             )
         except KeyboardInterrupt:
             print("\nStopped. Nothing was left half written.", file=sys.stderr)

@@ -18,9 +18,12 @@ from .options import DTYPES, dtype_from
 from .reference_settings import read_settings
 from .sample_cache import add_cache_options
 from .sample_class import ClassMaker
+from .sample_compile import add_compile_options
 from .sample_folder import fill_folder
 from .sample_jobs import Maker, plan
+from .sample_memory import add_memory_options
 from .sample_output import FRAMES, FrameOutput, Output, numbered, write_files, write_grid
+from .sample_precision import add_precision_options
 from .sample_settings import PRESETS, Settings, from_arguments, preset, require_kind, require_model
 from .sample_settings import TEXT as TEXT_KIND
 from .sample_share import Share
@@ -78,7 +81,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_contents(parser)
     _add_model(parser)
     _add_quality(parser)
+    add_compile_options(parser)
     add_cache_options(parser)
+    add_precision_options(parser)
+    add_memory_options(parser)
     _add_output(parser)
 
 

@@ -15,10 +15,14 @@ from ..class_names import find_class
 from ..class_parts import CLASS_STARTER
 from ..class_pipeline import ClassPipeline
 from ..errors import IncompatibleInputsError, InvalidInputError
+from ..memory import AUTO
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
+from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
+from .sample_memory import memory_entry, tell_memory
+from .sample_precision import precision_entry
 from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
 from .sample_text import either
 
@@ -41,6 +45,14 @@ class ClassMaker:
     def __init__(self, settings: Settings, dtype: torch.dtype | None, device: str | None) -> None:
         model = settings.model or CLASS_STARTER
         self._name = Path(model).name
+        if settings.embedding_cache is not None:
+            raise IncompatibleInputsError(
+                f"--embedding-cache was given, but {self._name} has no text encoder. Leave it out."
+            )
+        if settings.text_precision is not None:
+            raise IncompatibleInputsError(
+                f"--text-precision was given, but {self._name} has no text encoder. Leave it out."
+            )
         if settings.prompts or settings.negative:
             raise IncompatibleInputsError(
                 f"A prompt was given, but {self._name} is no text-to-video model. Use --class for "
@@ -48,12 +60,19 @@ class ClassMaker:
             )
         self._settings = settings
         self._pipeline = ClassPipeline.from_pretrained(
-            model, settings.vae, settings.config, dtype=dtype, device=device
+            model,
+            settings.vae,
+            settings.config,
+            dtype=dtype,
+            device=device,
+            memory=settings.memory or AUTO,
         )
+        tell_memory(self._pipeline, settings.memory)
         is_class = self._pipeline.num_classes > 0
         require_kind(settings, CLASSES if is_class else UNCONDITIONAL, self._name)
         self._items = self._find_items()
         merge_loras(self._pipeline, settings.loras)
+        self._pipeline.set_precision(settings.precision)
         self._run = self._pipeline.settle(
             settings.sampler,
             settings.steps,
@@ -62,6 +81,7 @@ class ClassMaker:
             either(settings.temporal_attention, True),
         )
         self._notes = CacheNotes()
+        self._compile_notes = CompileNotes(self._pipeline, settings.compiled, settings.cuda_graph)
         best = self._pipeline.defaults
         self._shape = VideoShape(
             num_frames=either(settings.frames, best.num_frames),
@@ -93,6 +113,9 @@ class ClassMaker:
             "vae": Path(self._settings.vae or "image").name,
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
+            **compile_entry(self._settings.compiled, self._settings.cuda_graph),
+            **precision_entry(self._settings.precision, None),
+            **memory_entry(self._settings.memory),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -125,6 +148,7 @@ class ClassMaker:
             cache=self._settings.cache,
         )
         self._notes.tell(result.cache)
+        self._compile_notes.tell()
         assert result.frames is not None
         return result.frames
 

@@ -40,7 +40,11 @@ class Settings:
         steps: a number, or a step string.
         guidance, sampler, eta, frames, height, width, fps, temporal_attention: as the options.
         half: run in float16 on an accelerator, as the authors do.
+        compiled, cuda_graph: how to run the same computation faster.
         cache: how to compute less of each run.
+        precision, text_precision: how exactly transformer and text encoder compute.
+        memory: a preset of `memory.PRESETS`, or `auto`.
+        embedding_cache: where encoded prompts are kept: `on`, `off` or a folder.
         betas: first and last beta, and how they rise, that the model must have been trained with.
     """
 
@@ -66,7 +70,13 @@ class Settings:
     fps: float | None = None
     temporal_attention: bool | None = None
     half: bool | None = None
+    compiled: bool | None = None
+    cuda_graph: bool | None = None
     cache: CacheSettings | None = None
+    precision: str | None = None
+    text_precision: str | None = None
+    memory: str | None = None
+    embedding_cache: str | None = None
     betas: tuple[float, float, str] | None = field(default=None)
 
     def over(self, other: Settings) -> Settings:
@@ -121,7 +131,13 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
         width=arguments.width,
         fps=arguments.fps,
         temporal_attention=arguments.temporal_attention,
+        compiled=arguments.compile,
+        cuda_graph=arguments.cuda_graph,
         cache=cache_of(arguments),
+        precision=arguments.precision,
+        text_precision=arguments.text_precision,
+        memory=arguments.memory,
+        embedding_cache=arguments.embedding_cache,
     )
 
 

@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleInputsError, InvalidInputError
+from ..memory import AUTO
 from ..pipeline import Pipeline
 from ..pipeline_parts import STARTER, VAE_FOLDERS
 from ..sampling import resolve_sampler
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
+from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
+from .sample_memory import embedding_choice, memory_entry, tell_memory
+from .sample_precision import precision_entry
 from .sample_settings import Settings
 
 MAX_TITLE = 32
@@ -57,11 +61,21 @@ class TextMaker:
         model = settings.model or STARTER
         check_text_settings(settings, Path(model).name)
         self._settings = settings
-        self._pipeline = Pipeline.from_pretrained(model, dtype=dtype, device=device)
+        self._pipeline = Pipeline.from_pretrained(
+            model,
+            dtype=dtype,
+            device=device,
+            memory=settings.memory or AUTO,
+            embedding_cache=embedding_choice(settings.embedding_cache),
+            text_precision=settings.text_precision,
+        )
+        tell_memory(self._pipeline, settings.memory)
         self._check_betas()
         merge_loras(self._pipeline, settings.loras)
+        self._pipeline.set_precision(settings.precision)
         self._recipe = make_recipe(settings, self._pipeline, Path(model).name)
         self._notes = CacheNotes()
+        self._compile_notes = CompileNotes(self._pipeline, settings.compiled, settings.cuda_graph)
 
     @property
     def items(self) -> Sequence[str | None]:
@@ -81,6 +95,9 @@ class TextMaker:
             **asdict(self._recipe),
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
+            **compile_entry(self._settings.compiled, self._settings.cuda_graph),
+            **precision_entry(self._settings.precision, self._settings.text_precision),
+            **memory_entry(self._settings.memory),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -108,6 +125,7 @@ class TextMaker:
             cache=self._settings.cache,
         )
         self._notes.tell(result.cache)
+        self._compile_notes.tell()
         assert result.frames is not None
         return result.frames
 

@@ -18,6 +18,7 @@ from ..class_pipeline import ClassPipeline
 from ..config import LatteT2VConfig
 from ..errors import IncompatibleInputsError
 from ..latte_config import LatteConfig
+from ..memory import KEEP_ALL
 from ..model.latte import Latte
 from ..model.latte_t2v import LatteT2V
 from ..model.lora import add_lora
@@ -109,7 +110,9 @@ def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
     if config.architecture is not None:
         subject = make_new(config, device)
     elif is_class_model(config.model):
-        pipeline = ClassPipeline.from_pretrained(config.model, dtype=torch.float32, device=device)
+        pipeline = ClassPipeline.from_pretrained(
+            config.model, dtype=torch.float32, device=device, memory=KEEP_ALL
+        )
         subject = Subject(
             transformer=pipeline.parts.transformer,
             pipeline=pipeline,
@@ -117,7 +120,9 @@ def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
             source=config.model,
         )
     else:
-        text = Pipeline.from_pretrained(config.model, dtype=torch.float32, device=device)
+        text = Pipeline.from_pretrained(
+            config.model, dtype=torch.float32, device=device, memory=KEEP_ALL
+        )
         subject = Subject(
             transformer=text.parts.transformer,
             pipeline=text,

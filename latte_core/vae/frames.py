@@ -35,11 +35,17 @@ class VideoVAE:
     Args:
         module: diffusers' AutoencoderKL or AutoencoderKLTemporalDecoder with weights.
         config: its shape.
+        channels_last: decode with the channels of a pixel side by side in memory, as convolutions
+            of accelerators prefer; the same but for rounding. Left out: everywhere but on the CPU.
+            The temporal decoder, whose convolutions also go along time, never does.
     """
 
-    def __init__(self, module: Any, config: VaeConfig) -> None:
+    def __init__(
+        self, module: Any, config: VaeConfig, *, channels_last: bool | None = None
+    ) -> None:
         self.module = module
         self.config = config
+        self._channels_last = channels_last
 
     @classmethod
     def from_tensors(
@@ -293,9 +299,19 @@ class VideoVAE:
     def _decode_call(self, latents: Tensor) -> Tensor:
         """Run the decoder once: (N, 4, h, w) scaled -> (N, 3, H, W) float32 on the CPU."""
         raw = (latents.float() * (1 / self.scaling_factor)).to(self.device, self.dtype)
+        if self._is_channels_last():
+            self.module.decoder.to(memory_format=torch.channels_last)
+            raw = raw.contiguous(memory_format=torch.channels_last)
         options = {"num_frames": len(raw)} if self.is_temporal else {}
         pixels: Tensor = self.module.decode(raw, **options).sample
         return self._finite(pixels.float(), "decoded frames").cpu()
+
+    def _is_channels_last(self) -> bool:
+        """Return whether the decoder works with channels last."""
+        if self.is_temporal:
+            return False
+        on_accelerator = self.device.type != "cpu"
+        return on_accelerator if self._channels_last is None else self._channels_last
 
     def _encode_frames(self, pixels: Tensor, at_once: int, progress: Progress) -> Tensor:
         """Encode (N, 3, H, W) in [0, 1] to the posterior's (N, 8, h, w)."""

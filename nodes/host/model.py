@@ -153,7 +153,7 @@ class LatteBase(supported_models_base.BASE):
         "timesteps": 1000,
     }
     latent_format = latent_formats.SD15
-    memory_usage_factor = 0.5
+    memory_usage_factor = 0.5  # traced, with a fifth on top: benchmarks/memory.py
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
     vae_key_prefix = ["vae.", "first_stage_model."]
     text_encoder_key_prefix = ["text_encoders."]
@@ -189,6 +189,7 @@ class LatteConfig(LatteBase):
     """How ComfyUI's loaders recognise and build text-to-video models."""
 
     unet_config = {"image_model": T2V_MODEL}
+    memory_usage_factor = 0.45  # as above
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteVideo:
         """Build the model; weights follow through `load_model_weights`."""

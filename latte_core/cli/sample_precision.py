@@ -1,0 +1,33 @@
+"""`--precision` of `sample`: how it is written, and what the recipe says of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from ..precision.names import PRECISIONS, TEXT_PRECISIONS
+
+
+def add_precision_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make a run compute less exactly."""
+    group = parser.add_argument_group("how exactly to compute")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="fp8 or int8: attention and feed-forward layers in eight bits, with the LoRAs in them "
+        "(fp8 is faster on NVIDIA cards from the RTX 40 series on, int8 from the RTX 20 series on "
+        "and on the CPU; elsewhere they only save memory); fp16-acc: sums in float16, with --dtype "
+        "float16, on NVIDIA cards",
+    )
+    group.add_argument(
+        "--text-precision",
+        choices=TEXT_PRECISIONS,
+        help="store the text encoder in eight bits: half of its memory, at the same speed",
+    )
+
+
+def precision_entry(precision: str | None, text_precision: str | None) -> Mapping[str, Any]:
+    """Return what a recipe says of it: nothing of what was left out."""
+    entries = {"precision": precision, "text_precision": text_precision}
+    return {name: value for name, value in entries.items() if value is not None}

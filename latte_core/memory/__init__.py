@@ -1,0 +1,42 @@
+"""Running on small cards: presets, the choice of one, and the moving of weights."""
+
+from __future__ import annotations
+
+from .estimate import Choice, PartSizes, choose_plan, free_bytes, stage_bytes
+from .groups import block_groups
+from .loans import BlockStream, WholeLoan
+from .plan import (
+    AUTO,
+    CPU,
+    KEEP_ALL,
+    MEMORY_CHOICES,
+    PRESETS,
+    RESIDENT,
+    STREAMED,
+    MemoryPlan,
+    check_memory,
+    smaller_than,
+)
+from .stages import Stages
+
+__all__ = [
+    "AUTO",
+    "CPU",
+    "KEEP_ALL",
+    "MEMORY_CHOICES",
+    "PRESETS",
+    "RESIDENT",
+    "STREAMED",
+    "BlockStream",
+    "Choice",
+    "MemoryPlan",
+    "PartSizes",
+    "Stages",
+    "WholeLoan",
+    "block_groups",
+    "check_memory",
+    "choose_plan",
+    "free_bytes",
+    "smaller_than",
+    "stage_bytes",
+]

@@ -1,0 +1,85 @@
+"""What both pipelines do to run the same denoiser faster: compile its blocks, replay it as a graph.
+
+Neither changes what is computed beyond rounding; step caches do, see `acceleration.settings`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from .acceleration.compilation import RegionalCompiler, compile_model
+from .acceleration.graphs import GraphedDenoiser
+from .errors import IncompatibleInputsError
+from .memory import KEEP_ALL, RESIDENT, STREAMED
+
+
+class SpeedUps:
+    """Of a pipeline whose `parts` have a transformer."""
+
+    parts: Any
+    graphs: GraphedDenoiser | None = None
+
+    def compile(self, *, autotune: bool = False) -> RegionalCompiler:
+        """Compile the transformer's blocks when they first run, and use them from then on.
+
+        The first run of a size takes longer, by seconds to a minute; other prompts and seeds use
+        the same graphs. LoRAs may be merged before and after. Where nothing can be compiled the
+        blocks run as they are, after a warning. `uncompile_model` undoes it.
+
+        Args:
+            autotune: try kernels for minutes, which pays on an accelerator only.
+
+        Returns:
+            What reports on it.
+
+        Raises:
+            IncompatibleInputsError: if the memory preset streams the blocks.
+        """
+        if self.parts.stages.plan.transformer == STREAMED:
+            raise IncompatibleInputsError(
+                f"The memory preset {self.parts.stages.plan.name} streams the blocks of the "
+                "transformer, which cannot be compiled then. Leave compiling out, or use the "
+                "preset 6 or a larger one."
+            )
+        return compile_model(self.parts.transformer, autotune=autotune)
+
+    def use_cuda_graph(self, is_used: bool = True) -> None:
+        """Replay the denoiser's steps as one CUDA graph; `graphs` reports on it.
+
+        A graph is recorded in the first step of each size and length of prompt, and keeps the
+        memory of a forward pass. Elsewhere than on CUDA the denoiser runs as usual, after a
+        warning. Not together with a cache.
+
+        Args:
+            is_used: False gives all graphs back.
+
+        Raises:
+            IncompatibleInputsError: if the memory preset moves the transformer, whose place in
+                memory a graph remembers.
+        """
+        if is_used and self.parts.stages.plan.transformer != RESIDENT:
+            raise IncompatibleInputsError(
+                f"The memory preset {self.parts.stages.plan.name} moves the transformer, but a "
+                f"CUDA graph needs it to stay. Leave the graph out, or use the preset {KEEP_ALL}."
+            )
+        self.graphs = GraphedDenoiser(self.parts.transformer) if is_used else None
+
+    @property
+    def _denoiser(self) -> nn.Module:
+        """What predicts noise in a run without a cache."""
+        return self.parts.transformer if self.graphs is None else self.graphs
+
+    def _check_cache_and_graphs(self) -> None:
+        """Refuse a cache beside CUDA graphs.
+
+        Raises:
+            IncompatibleInputsError: saying what goes together.
+        """
+        if self.graphs is not None:
+            raise IncompatibleInputsError(
+                "A cache decides in each step what is computed, and a CUDA graph always repeats "
+                "the same: they exclude each other. Leave one of them out; compiling goes with "
+                "both."
+            )
