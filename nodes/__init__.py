@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from .acceleration import LatteAccelerate
+from .calibration import LatteCalibrate
+from .compile import LatteCompile
 from .conditioning import LatteClassLabel, LatteTextEncode, LatteUnconditional
 from .latents import LatteEmptyLatent, LatteVAEDecode
 from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
+from .precision import LattePrecision
 from .samplers import LatteNoise, LatteSampler, LatteScheduler
 from .training import LatteTrain
 from .training_status import LatteStopTraining, LatteTrainingStatus
@@ -27,6 +30,9 @@ NODE_CLASS_MAPPINGS = {
     "LatteTrainingStatus": LatteTrainingStatus,
     "LatteStopTraining": LatteStopTraining,
     "LatteAccelerate": LatteAccelerate,
+    "LatteCompile": LatteCompile,
+    "LatteCalibrate": LatteCalibrate,
+    "LattePrecision": LattePrecision,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -46,4 +52,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "LatteTrainingStatus": "Latte Training Status",
     "LatteStopTraining": "Latte Stop Training",
     "LatteAccelerate": "Latte Accelerate",
+    "LatteCompile": "Latte Compile",
+    "LatteCalibrate": "Latte Calibrate",
+    "LattePrecision": "Latte Precision",
 }

@@ -105,9 +105,9 @@ def further_choices() -> dict[str, Any]:
     }
     schedule = {
         "default": AUTO,
-        "tooltip": "auto: steps spread by rule, for any sampler. A file in models/latte_schedules, "
-        "from 'python -m latte_core calibrate', lists the best steps for one model, sampler and "
-        "number of steps; mode chooses among its lists.",
+        "tooltip": "auto: steps spread by rule, for any sampler. A file lists the best steps for "
+        "one model, sampler and number of steps; mode chooses among its lists. Files come with "
+        "models (starter/ddim-50.json), or from Latte Calibrate into models/latte_schedules.",
     }
     return {
         "policy": (POLICIES, policy),

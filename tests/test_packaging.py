@@ -55,6 +55,10 @@ NODE_IDS = {
     "LatteTrain",
     "LatteTrainingStatus",
     "LatteStopTraining",
+    "LatteAccelerate",
+    "LatteCompile",
+    "LatteCalibrate",
+    "LattePrecision",
 }
 
 # Imports the pack as ComfyUI does (by file, under its folder's path) in a process that is watched.

@@ -20,7 +20,7 @@ from latte_core.sampling import SAMPLER_NAMES
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/training.md", "docs/evaluation.md"]
-PAGES = [*READMES, *GUIDES, "docs/architecture.md", "CHANGELOG.md", "SECURITY.md"]
+PAGES = [*READMES, *GUIDES, "docs/memory.md", "docs/architecture.md", "CHANGELOG.md", "SECURITY.md"]
 COMMAND = re.compile(r"<!-- command: (\w+) -->\n```bash\n(.+)\n```")
 SHELL_LINE = re.compile(r"^(?:\S+ && )*python -m latte_core ((?:.|\\\n)+?)(?<!\\)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]+)\)")

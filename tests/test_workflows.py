@@ -91,6 +91,7 @@ def test_there_are_the_examples_of_this_release() -> None:
         "class_conditional",
         "text_to_image",
         "text_to_video",
+        "text_to_video_accelerated",
         "text_to_video_stock_nodes",
         "text_to_video_latte1",
         "text_to_video_upscale_combine",

@@ -47,7 +47,7 @@ def make_hooks(
     patches = options.get("patches", {})
     replaced = options.get("patches_replace", {}).get("dit", {})
     return BlockHooks(
-        attention=attention_with(common),
+        attention=HostAttention(common),
         run_block=replace_blocks(replaced, common) if replaced else None,
         attn_output_hook=patch_outputs(patches.get("attn1_output_patch", []), common),
     )
@@ -72,20 +72,25 @@ def with_cache(
     return cache.hooks(hooks, timestep=timestep, videos=videos, options=options)
 
 
-def attention_with(options: dict[str, Any]) -> Any:
-    """Send every attention through ComfyUI's choice of kernel and through its override."""
+class HostAttention:
+    """Sends every attention through ComfyUI's choice of kernel and through its override.
 
-    def attention(
-        q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **about: Any
+    Args:
+        options: `transformer_options` of the call.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **about: Any
     ) -> Tensor:
         told = {
-            **options,
+            **self.options,
             "block_index": about.get("block_index", 0),
             "block_type": about.get("kind", "spatial"),
         }
         return optimized_attention(q, k, v, heads, mask=mask, transformer_options=told)
-
-    return attention
 
 
 def replace_blocks(replaced: dict[Any, Any], options: dict[str, Any]) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ...latte_core.acceleration.schedule_file import FOLDER as SHIPPED_SCHEDULES
 from ...latte_core.errors import CheckpointError, InvalidInputError
 from ...latte_core.ucf101 import UCF101_CLASSES
+from .training_folders import safe_name
 
 STARTER = "starter"
 CLASS_STARTER = "class-starter"
@@ -119,17 +121,48 @@ def starter_folder(folder: Path) -> Path:
 
 
 def schedule_files() -> dict[str, Path]:
-    """Return the cache schedules in models/latte_schedules, by name; nothing outside ComfyUI."""
+    """Return the cache schedules in models/latte_schedules and those that models came with, by
+    name, such as steps.json and starter/ddim-50.json; nothing outside ComfyUI.
+    """
+    folder = schedule_folder()
+    if folder is None:
+        return {}
+    found = {path.name: path for path in sorted(folder.glob("*.json"))}
+    models = [(STARTER, STARTER_FOLDER), (CLASS_STARTER, CLASS_STARTER_FOLDER)]
+    for model, place in [*models, *latte_folders().items()]:
+        for path in sorted((place / SHIPPED_SCHEDULES).glob("*.json")):
+            found.setdefault(f"{model.rstrip(FOLDER_MARK)}{FOLDER_MARK}{path.name}", path)
+    return found
+
+
+def schedule_folder() -> Path | None:
+    """Return models/latte_schedules, which need not exist; None outside ComfyUI."""
     try:
         import folder_paths
     except ImportError:
-        return {}
-    folder = Path(folder_paths.models_dir) / SCHEDULES
-    return {path.name: path for path in sorted(folder.glob("*.json"))}
+        return None
+    return Path(folder_paths.models_dir) / SCHEDULES
+
+
+def new_schedule(file_name: object) -> Path:
+    """Return where a calibration writes its file: one place in models/latte_schedules, whatever
+    was typed.
+
+    Raises:
+        InvalidInputError: if no name was typed.
+    """
+    folder = schedule_folder()
+    typed = file_name.strip().removesuffix(".json") if isinstance(file_name, str) else ""
+    if folder is None or not typed.strip(". "):
+        raise InvalidInputError(
+            f"file_name is {file_name!r}, but it must be a name for a file in models/{SCHEDULES}, "
+            "such as latte_ddim_50. Type one."
+        )
+    return folder / f"{safe_name(typed)}.json"
 
 
 def schedules() -> list[str]:
-    """Return the names of those files."""
+    """Return their names."""
     return list(schedule_files())
 
 
@@ -142,8 +175,9 @@ def locate_schedule(name: str) -> Path:
     files = schedule_files()
     if name not in files:
         raise InvalidInputError(
-            f"schedule is {name!r}, which is none of the {len(files)} files in models/{SCHEDULES}. "
-            "Put a file from 'python -m latte_core calibrate' there and refresh, or choose auto."
+            f"schedule is {name!r}, which is none of the {len(files)} files in models/{SCHEDULES} "
+            'and beside models. Make one with "Latte Calibrate" or with \'python -m latte_core '
+            "calibrate', put it there and refresh, or choose auto."
         )
     return files[name]
 

@@ -22,6 +22,7 @@ CHECKOUTS = comfy_server.checkouts()
 # file name -> (width and height of its video, beginning of the file it writes)
 RUNNABLE = {
     "text_to_video": (256, "video/Latte"),
+    "text_to_video_accelerated": (256, "video/Latte_accelerated"),
     "text_to_video_stock_nodes": (64, "video/Latte_stock"),
     "text_to_video_upscale_combine": (256, "Latte_x4"),
     "class_conditional": (256, "video/Latte_class"),

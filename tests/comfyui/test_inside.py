@@ -13,7 +13,9 @@ HERE = Path(__file__).parent
 STARTER = HERE.parents[1] / "latte_core" / "assets" / "starter"
 SCRIPTS = (
     *("native", "sampling", "stock_nodes", "registration", "border"),
-    *("class_native", "class_sampling", "class_border", "lora", "acceleration"),
+    "compiled",
+    "precision",
+    *("class_native", "class_sampling", "class_border", "lora", "acceleration", "calibration"),
 )
 
 pytestmark = [

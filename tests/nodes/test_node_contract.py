@@ -130,6 +130,7 @@ def test_no_text_input_is_used_as_a_path() -> None:
         ("LatteTrain", "run_name"),
         ("LatteTrainingStatus", "run"),
         ("LatteStopTraining", "run"),
+        ("LatteCalibrate", "file_name"),  # likewise one file of one fixed place
     }
     assert texts == prompts | names | {("LatteSampler", "step_string")}
 

@@ -65,6 +65,16 @@ CLIP and VAE here, so LoRA, merging, EasyCache and context windows go in between
 - **euler** with **ddim_uniform** walks almost the same steps as Latte Sampler.
 
 {FULL_MODEL}"""
+ACCELERATED_MORE = f"""\
+*Latte Accelerate* between loader and sampler computes every second step in full. In the others \
+the blocks add again what they added before, so the clip changes a little.
+
+- **mode**: quality stays closest to the clip without it, fast saves most, off switches it off. \
+Queue the same seed with off to compare; the log says how many steps were computed.
+- It works with KSampler and SamplerCustomAdvanced, too, and before or behind LoRAs.
+- *Latte Calibrate* measures which steps suit your model best and writes a **schedule** for it.
+
+{FULL_MODEL}"""
 COMBINE_MORE = f"""\
 This graph needs the pack **ComfyUI-VideoHelperSuite** for *Video Combine*.
 
@@ -125,6 +135,31 @@ def text_to_video(card: dict[str, Any]) -> Graph:
     graph.add_group("3. Sample", [[middle[1], middle[2]]])
     graph.add_group("4. Decode and save", [[middle[3], scale, create], [save]])
     join_latte(graph, loaders, middle)
+    graph.link(middle[3], "images", scale, "image")
+    graph.link(scale, "IMAGE", create, "images")
+    graph.link(create, "VIDEO", save, "video")
+    return graph
+
+
+def text_to_video_accelerated(card: dict[str, Any]) -> Graph:
+    """The first graph with a step cache on its model."""
+    graph = Graph("text_to_video_accelerated")
+    title = "text to video, accelerated"
+    graph.add_note(note(STARTER_NOTE.format(title=title, more=ACCELERATED_MORE), (400, 440)))
+    loaders = starter_loaders()
+    accelerate = Node("LatteAccelerate", (300, 190), ["balanced", "auto", 0.0, "auto", "auto"])
+    size = [card["width"], card["height"], card["num_frames"]]
+    sampler = latte_sampler(6, card["num_steps"], card["guidance_scale"])
+    middle = latte_middle("a red square moving down", size, sampler)
+    scale = Node("ImageScaleBy", (300, 90), ["lanczos", 4.0])
+    create, save = save_nodes("video/Latte_accelerated", card["fps"])
+    graph.add_group("1. Load the starter", [loaders])
+    graph.add_group("2. Accelerate", [[accelerate]])
+    graph.add_group("3. Prompt", [[middle[0]]])
+    graph.add_group("4. Sample", [[middle[1], middle[2]]])
+    graph.add_group("5. Decode and save", [[middle[3], scale, create], [save]])
+    graph.link(loaders[0], "model", accelerate)
+    join_latte(graph, [accelerate, *loaders[1:]], middle)
     graph.link(middle[3], "images", scale, "image")
     graph.link(scale, "IMAGE", create, "images")
     graph.link(create, "VIDEO", save, "video")
@@ -295,6 +330,7 @@ def build_all(card: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return file name -> workflow."""
     graphs = {
         "text_to_video": text_to_video(card),
+        "text_to_video_accelerated": text_to_video_accelerated(card),
         "text_to_video_stock_nodes": text_to_video_stock_nodes(card),
         "text_to_video_latte1": text_to_video_latte1(),
         "text_to_video_upscale_combine": text_to_video_upscale_combine(card),

@@ -63,6 +63,7 @@ KINDS: dict[str, Kind] = {
     "LatteLoraLoader": Kind(
         (("model", "MODEL"),), (("model", "MODEL"), ("report", "STRING")), *LATTE
     ),
+    "LatteAccelerate": Kind((("model", "MODEL"),), (("model", "MODEL"),), *LATTE),
     "LatteTrain": Kind((), (("run", "STRING"),), *LATTE),
     "LatteTrainingStatus": Kind(
         (),

@@ -23,11 +23,15 @@ from PIL import Image
 from torch import Tensor
 
 from latte_core import Pipeline
+from latte_core.acceleration.settings import parse_cache
 from latte_core.class_pipeline import ClassPipeline
 
 from .examples import FOLDER
 
-CLIPS = ("text_to_video", "text_to_video_stock_nodes", "text_to_video_upscale_combine")
+CLIPS = (
+    *("text_to_video", "text_to_video_accelerated"),
+    *("text_to_video_stock_nodes", "text_to_video_upscale_combine"),
+)
 CLASS_CLIPS = ("class_conditional", "unconditional", "variant_comparison")
 PICTURE = "text_to_image"
 ANY_CLASS = 18  # of the class starter
@@ -48,11 +52,12 @@ def first_values(name: str) -> dict[str, list[Any]]:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """Return prompt, seed, steps, guidance and size from an example's widgets."""
+    """Return prompt, seed, steps, guidance, size and cache from an example's widgets."""
     values = first_values(name)
     encode = values.get("LatteTextEncode") or values["CLIPTextEncode"]
     sampler = values.get("LatteSampler") or values["KSampler"]
     width, height, frames = values.get("LatteEmptyLatent") or values["EmptyLatentImage"]
+    mode = values.get("LatteAccelerate", [None])[0]
     return {
         "prompt": encode[0],
         "seed": sampler[0],
@@ -61,6 +66,7 @@ def settings_of(name: str) -> dict[str, Any]:
         "width": width,
         "height": height,
         "num_frames": frames,
+        "cache": None if mode is None else parse_cache(mode),
     }
 
 

@@ -17,12 +17,13 @@ from tiny import frames, given_for, load
 
 SCALING = 0.18215
 STEPS = 10
+MANY_STEPS = 50  # teacache's numbers are made for them; at 10 it skips none at a sensible threshold
 COUNTS = re.compile(r"(\d+) of (\d+) steps in full")
 POLICIES = (
     {"mode": "quality"},
     {"mode": "balanced", "forecast": "0"},
     {"mode": "quality", "forecast": "2"},
-    {"mode": "balanced", "policy": "teacache", "threshold": 2.0},
+    {"mode": "balanced", "policy": "teacache", "threshold": 0.25},
     {"mode": "balanced", "policy": "first-block", "threshold": 0.5},
     {"mode": "balanced", "policy": "pab"},
 )
@@ -64,27 +65,34 @@ def accelerated(stage: Stage, model: Any = None, mode: str = "balanced", **chang
     return stage.call("LatteAccelerate", model=model or stage.model, mode=mode, **changes)[0]
 
 
-def core_sample(stage: Stage, settings: Any, cfg: float, seed: int) -> tuple[torch.Tensor, Any]:
+def steps_for(given: dict[str, Any]) -> int:
+    """Return how many steps a policy is tried with."""
+    return MANY_STEPS if given.get("policy") == "teacache" else STEPS
+
+
+def core_sample(
+    stage: Stage, settings: Any, cfg: float, seed: int, steps: int
+) -> tuple[torch.Tensor, Any]:
     """Run latte_core's loop with its own cache, as its Pipeline does: (F, 4, h, w) and report."""
     core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
     noise = stage.part("latte_core.sampling.noise")
     guidance = stage.part("latte_core.sampling.guidance")
     text = torch.cat([stage.negative[0][0], stage.positive[0][0]])
     run = stage.part("latte_core.acceleration.run").RunCache(
-        settings, core, num_steps=STEPS, sampler="ddim", ids=("negative", "positive"), followed=1
+        settings, core, num_steps=steps, sampler="ddim", ids=("negative", "positive"), followed=1
     )
 
-    def predict(latents: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         def call(rows: slice, hooks: Any) -> torch.Tensor:
-            return core(latents[rows], steps[:1], text[rows], hooks=hooks)
+            return core(latents[rows], times[:1], text[rows], hooks=hooks)
 
-        return run.predict(len(latents), float(steps[0]), call)
+        return run.predict(len(latents), float(times[0]), call)
 
     shape = (1, 4, 6, 8, 8)
     latents = stage.part("latte_core.sampling.loop").sample(
         guidance.guided_in_one_batch(predict, cfg),
         noise.make_noise(shape, seed),
-        num_steps=STEPS,
+        num_steps=steps,
         step_noise=noise.make_step_noise(shape, seed),
     )
     return latents[0].transpose(0, 1) / SCALING, run.report()
@@ -95,14 +103,14 @@ def check_cached_run_equals_latte_core(stage: Stage) -> dict[str, float]:
     errors: dict[str, float] = {}
     for given in POLICIES:
         widgets = {"policy": "auto", "threshold": 0.0, "forecast": "auto", "schedule": "auto"}
-        expected, report = core_sample(stage, settings_of(**{**widgets, **given}), 7.5, 3)
-        run = {"steps": STEPS, "cfg": 7.5, "seed": 3, "latent_image": stage.latent(frames=6)}
+        steps = steps_for(given)
+        expected, report = core_sample(stage, settings_of(**{**widgets, **given}), 7.5, 3, steps)
+        run = {"steps": steps, "cfg": 7.5, "seed": 3, "latent_image": stage.latent(frames=6)}
         with notes() as heard:
             found = stage.latte_sampler(accelerated(stage, **given), **run)
-        expect(heard.counts() == [(report.full_steps, STEPS)], given, heard.counts(), report)
+        expect(heard.counts() == [(report.full_steps, steps)], given, heard.counts(), report)
         error = relative(found, expected)
-        # TeaCache: measured 1.15e-4 at this threshold, as many full steps; the others up to 6e-5
-        expect(error < (2e-4 if given.get("policy") == "teacache" else 1e-4), given, error)
+        expect(error < 1e-4, given, error)
         plain = relative(found, stage.latte_sampler(**run))
         expect(plain > 1e-4, given, "nothing was skipped")
         errors[str(given)] = error
@@ -111,15 +119,17 @@ def check_cached_run_equals_latte_core(stage: Stage) -> dict[str, float]:
 
 def check_every_policy_on_every_sampler(stage: Stage) -> None:
     for given in POLICIES:
-        model = accelerated(stage, **given)
+        model, steps = accelerated(stage, **given), steps_for(given)
         for run in (stage.ksampler, stage.latte_sampler):
             with notes() as heard:
-                first, second = run(model, steps=STEPS), run(model, steps=STEPS)
+                first, second = run(model, steps=steps), run(model, steps=steps)
             expect(torch.equal(first, second), "two runs differ", given)
             expect(bool(first.isfinite().all()), given)
             counts = heard.counts()
             expect(len(counts) == 2 and counts[0] == counts[1], counts)
-            expect(counts[0][1] == STEPS, counts)
+            expect(counts[0][1] == steps, counts)
+            # pab leaves out attention, not steps
+            expect(counts[0][0] < steps or given.get("policy") == "pab", given, counts)
 
 
 def check_full_steps_are_as_many_as_the_dial_says(stage: Stage) -> None:
@@ -310,7 +320,7 @@ def check_a_schedule_file_is_followed_or_refused(stage: Stage) -> None:
         schedules=(part.CalibratedSchedule(full_steps=(0, 1, 4, 9)),),
     ).write(folder / "tiny.json")
     listed = stage.own["LatteAccelerate"].INPUT_TYPES()["optional"]["schedule"][0]
-    expect(listed == ["auto", "tiny.json"], listed)
+    expect(listed[0] == "auto" and "tiny.json" in listed, listed)
     model = accelerated(stage, schedule="tiny.json")
     with notes() as heard:
         stage.latte_sampler(model, steps=STEPS)

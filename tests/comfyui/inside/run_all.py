@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import acceleration
 import border
+import calibration
 import class_border
 import class_native
 import class_sampling
+import compiled
 import lora
 import native
+import precision
 import registration
 import sampling
 import stock_nodes
@@ -16,6 +19,8 @@ from host import run
 
 MODULES = (
     *(native, sampling, stock_nodes, registration, border),
-    *(class_native, class_sampling, class_border, lora, acceleration),
+    compiled,
+    precision,
+    *(class_native, class_sampling, class_border, lora, acceleration, calibration),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})
