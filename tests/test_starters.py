@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from latte_core import Pipeline
+from latte_core.acceleration import CacheSettings, ScheduleFile
+from latte_core.calibration import psnr
+from latte_core.checkpoint.lora_writer import base_of
 from latte_core.class_pipeline import ClassPipeline
 from latte_core.training.drawing import DIRECTIONS, base_prompt
 from latte_core.training.measure import measure_clip
@@ -88,3 +91,30 @@ def test_class_starter_shows_its_classes() -> None:
     seen = [measure_clip(clip) for clip in frames]
     right = [f"{one.color} {one.shape}" == name for one, name in zip(seen, names, strict=True)]
     assert sum(right) >= 4, list(zip(names, seen, strict=True))
+
+
+@pytest.mark.parametrize("num_steps", [20, 50])
+def test_the_text_starter_comes_with_schedules_of_its_own_weights(num_steps: int) -> None:
+    schedules = ScheduleFile.beside(ASSETS / "starter", "ddim", num_steps)
+    assert schedules is not None
+    assert schedules.digest == base_of(ASSETS / "starter" / "transformer").digest  # else calibrate
+    assert schedules.guidance_scale == read("starter", "card.json")["guidance_scale"]
+    counts = [len(one.full_steps) for one in schedules.schedules]
+    speed_ups = [num_steps / count for count in counts]
+    assert speed_ups == pytest.approx([1.25, 1.6, 2.0, 2.5, 3.3], rel=0.06)
+    bars = {1.6: 30.0, 2.0: 26.0, 3.3: 20.0}  # decibels
+    for speed_up, bar in bars.items():
+        nearest = min(
+            schedules.schedules, key=lambda one: abs(len(one.full_steps) - num_steps / speed_up)
+        )
+        assert nearest.psnr is not None and nearest.psnr >= bar
+
+
+def test_a_cached_video_stays_close_to_the_video_without_a_cache() -> None:
+    pipeline = Pipeline.from_pretrained("starter")
+    options: dict[str, Any] = {"num_steps": 50, "seed": 9, "guidance_scale": 2.5}
+    plain = pipeline("a blue circle moving left", **options)
+    cached = pipeline("a blue circle moving left", **options, cache=CacheSettings(speed_up=2))
+    assert cached.cache[0].full_steps == 25
+    assert cached.frames is not None and plain.frames is not None
+    assert psnr(cached.frames, plain.frames) >= 26.0
