@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .pipeline import Pipeline, PipelineResult
     from .sampling.reference import sample_reference
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "CheckpointError",

@@ -34,7 +34,7 @@ class Kind:
         return (*self.inputs, *self.widgets)
 
 
-LATTE = ("latte-video", "0.2.0")
+LATTE = ("latte-video", "0.3.0")
 VHS = ("comfyui-videohelpersuite", "1.7.9")
 GUIDED: Slots = (
     ("model", "MODEL"),
