@@ -224,8 +224,8 @@ def draw(path: Path, figures: Sequence[dict[str, Any]], title: str) -> None:
         pen.line((right + 20, y + 8, right + 44, y + 8), fill=color, width=4)
         pen.text((right + 54, y), kind, fill=INK, font_size=14)
     pen.text((right + 20, top + 24 * len(COLORS)), "x  aims", fill=INK, font_size=14)
-    pen.text((left, 16), title, fill=INK, font_size=16)
-    pen.text((left - 60, top - 24), "PSNR, dB", fill=INK, font_size=14)
+    pen.text((left + 60, 16), title, fill=INK, font_size=16)
+    pen.text((left - 60, 16), "PSNR, dB", fill=INK, font_size=14)
     pen.text((left + 180, bottom + 34), "times less work in the blocks", fill=INK, font_size=14)
     picture.save(path, format="PNG")
 
