@@ -43,7 +43,7 @@ It draws one coloured shape that moves:
 - shapes: circle, square, triangle
 - movement: left, right, up, down, still
 
-Write for example *a blue square moving up* in group 2.
+Write for example *a blue square moving up* as the prompt.
 
 {more}"""
 FULL_MODEL = """\
