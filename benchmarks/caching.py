@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import platform
 import random
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from op_count import import_core
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,22 +48,6 @@ COLORS = {
     FIRST_BLOCK: (60, 140, 60),
     BROADCAST: (150, 110, 20),
 }
-
-
-def import_core(name: str) -> Any:
-    """Import a module of latte_core by file location; the root stays off sys.path."""
-    if "latte_core" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "latte_core",
-            ROOT / "latte_core" / "__init__.py",
-            submodule_search_locations=[str(ROOT / "latte_core")],
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["latte_core"] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"latte_core.{name}")
 
 
 @dataclass

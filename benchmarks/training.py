@@ -30,30 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from op_count import import_core
 from torch import Tensor, nn
 from torch.nn import functional
 
-ROOT = Path(__file__).resolve().parent.parent
 BATCH = 4
-
-
-def import_core(name: str) -> Any:
-    """Import a module of latte_core by file location; the root stays off sys.path."""
-    import importlib
-    import importlib.util
-
-    if "latte_core" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "latte_core",
-            ROOT / "latte_core" / "__init__.py",
-            submodule_search_locations=[str(ROOT / "latte_core")],
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["latte_core"] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"latte_core.{name}")
 
 
 def model_of(depth: int, hidden: int) -> Any:

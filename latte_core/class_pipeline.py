@@ -23,7 +23,6 @@ from .model.latte import Latte
 from .model.lora_merge import LoraPatch
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_speed import SpeedUps
-from .precision.settings import RunPrecision, apply_precision
 from .sampling import StepNoise, uses_guidance
 from .sampling.noise import check_noise_order, check_seeds
 from .sampling.reference import METHODS, sample_reference
@@ -62,8 +61,6 @@ class ClassPipeline(SpeedUps):
         class_names: in the order of labels, if the classes have names.
         defaults: how to run the model best; the authors' settings when left out.
     """
-
-    _precision = RunPrecision()
 
     def __init__(
         self,
@@ -129,20 +126,6 @@ class ClassPipeline(SpeedUps):
     def num_classes(self) -> int:
         """Classes without the null class; 0 for an unconditional model."""
         return self.parts.transformer.config.num_classes
-
-    def set_precision(self, name: str | None) -> None:
-        """Have the transformer compute less exactly, and on many cards faster.
-
-        Args:
-            name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
-                that are merged by then; `fp16-acc` sums products in float16 during runs. None
-                changes nothing.
-
-        Raises:
-            InvalidInputError: for another name, or a model or device that it does not fit.
-        """
-        device = self.parts.device if isinstance(self.parts, ClassFolderParts) else None
-        self._precision = apply_precision(self.parts.transformer, name, device=device)
 
     def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
         """Merge a LoRA into the transformer, and log how much of the file is used.

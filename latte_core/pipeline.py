@@ -23,7 +23,6 @@ from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Part
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_speed import SpeedUps
 from .pipeline_text import Condition, TextInputs, make_conditions
-from .precision.settings import RunPrecision, apply_precision
 from .sampling import (
     NoisePredictor,
     ScheduleSettings,
@@ -66,8 +65,6 @@ class Pipeline(SpeedUps):
         settings: noise schedule; Latte-1's by default.
         defaults: how to run the model best.
     """
-
-    _precision = RunPrecision()
 
     def __init__(
         self,
@@ -125,20 +122,6 @@ class Pipeline(SpeedUps):
     def defaults(self) -> Defaults:
         """How this model is best run, from its card where it has one."""
         return self.parts.defaults
-
-    def set_precision(self, name: str | None) -> None:
-        """Have the transformer compute less exactly, and on many cards faster.
-
-        Args:
-            name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
-                that are merged by then; `fp16-acc` sums products in float16 during runs. None
-                changes nothing.
-
-        Raises:
-            InvalidInputError: for another name, or a model or device that it does not fit.
-        """
-        device = self.parts.device if isinstance(self.parts, FolderParts) else None
-        self._precision = apply_precision(self.parts.transformer, name, device=device)
 
     def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
         """Merge a LoRA into the transformer, and log how much of the file is used.

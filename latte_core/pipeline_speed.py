@@ -1,6 +1,7 @@
-"""What both pipelines do to run the same denoiser faster: compile its blocks, replay it as a graph.
+"""What both pipelines do to run their denoiser faster: compile, replay as a graph, fewer bits.
 
-Neither changes what is computed beyond rounding; step caches do, see `acceleration.settings`.
+The first two change what is computed by rounding alone. Step caches, which belong to a run, are in
+`acceleration.settings`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from .acceleration.compilation import RegionalCompiler, compile_model
 from .acceleration.graphs import GraphedDenoiser
 from .errors import IncompatibleInputsError
 from .memory import KEEP_ALL, RESIDENT, STREAMED
+from .precision.settings import RunPrecision, apply_precision
 
 
 class SpeedUps:
@@ -20,6 +22,21 @@ class SpeedUps:
 
     parts: Any
     graphs: GraphedDenoiser | None = None
+    _precision = RunPrecision()
+
+    def set_precision(self, name: str | None) -> None:
+        """Have the transformer compute less exactly, and on many cards faster.
+
+        Args:
+            name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
+                that are merged by then; `fp16-acc` sums products in float16 during runs. None
+                changes nothing.
+
+        Raises:
+            InvalidInputError: for another name, or a model or device that it does not fit.
+        """
+        device = getattr(self.parts, "device", None)  # parts that the caller made have none
+        self._precision = apply_precision(self.parts.transformer, name, device=device)
 
     def compile(self, *, autotune: bool = False) -> RegionalCompiler:
         """Compile the transformer's blocks when they first run, and use them from then on.
