@@ -1,6 +1,7 @@
 """How far videos of quantised models are from exact ones: PSNR of decoded frames, on the starter.
 
     python benchmarks/precision.py --json benchmarks/results/precision.json
+    python benchmarks/precision.py --ways "text int4" --prompts 16 --json one.json
     python benchmarks/precision.py --device cuda --prompts 32 --json precision_cuda.json
 
 Every prompt is sampled with the same seed in float32 and in each precision, 50 steps of ddim. PSNR
@@ -35,6 +36,7 @@ WAYS = (
     ("int8", "int8", None),
     ("text fp8", None, "fp8"),
     ("text int8", None, "int8"),
+    ("text int4", None, "int4"),
 )
 
 
@@ -62,14 +64,14 @@ def sample(
     return frames, (clock() - start) / len(texts)
 
 
-def measure(device: str, texts: list[str]) -> dict[str, Any]:
-    """Return the figures of every way."""
+def measure(device: str, texts: list[str], chosen: list[str]) -> dict[str, Any]:
+    """Return the figures of the ways that are chosen by name."""
     from latte_core.pipeline import Pipeline
 
     clock = time.process_time if device == "cpu" else time.perf_counter
     exact, seconds = sample(Pipeline.from_pretrained("starter", device=device), texts, clock)
     found: dict[str, Any] = {"float32": {"seconds_per_clip": round(seconds, 3)}}
-    for name, precision, text in WAYS:
+    for name, precision, text in (one for one in WAYS if one[0] in chosen):
         pipeline = Pipeline.from_pretrained(
             "starter", device=device, precision=precision, text_precision=text
         )
@@ -91,6 +93,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=4, help="how many clips (default: 4)")
+    names = [one[0] for one in WAYS]
+    parser.add_argument("--ways", nargs="+", choices=names, default=names, metavar="WAY")
     parser.add_argument("--json", type=Path, help="file to write")
     given = parser.parse_args()
     sys.path.insert(0, str(ROOT))
@@ -99,7 +103,7 @@ def main() -> None:
         "clips": len(texts),
         "steps": STEPS,
         "target_db": TARGET,
-        "ways": measure(given.device, texts),
+        "ways": measure(given.device, texts, given.ways),
         "device": given.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

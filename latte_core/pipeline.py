@@ -107,7 +107,7 @@ class Pipeline(SpeedUps):
             embedding_cache: where encoded prompts are kept: `memory`, also on `disk` in the user's
                 cache folder, in a folder of your own, or `off`.
             precision: see `set_precision`, which comes after `load_lora`.
-            text_precision: `fp8` or `int8` stores the text encoder in eight bits.
+            text_precision: `fp8`, `int8` or `int4` stores the text encoder in so many bits.
 
         Raises:
             InvalidInputError: if there is no such model or device, or for a choice there is not.

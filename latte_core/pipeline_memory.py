@@ -15,9 +15,11 @@ from .checkpoint.writer import write_safetensors
 from .errors import InvalidInputError
 from .memory import PartSizes, block_groups
 from .parts import read_json
+from .precision.quantize import text_bytes
 from .text.cache import EmbeddingCache
 from .text.config import T5EncoderConfig
 from .text.fingerprint import fingerprint
+from .text.four_bits import BYTES_PER_NUMBER
 from .text.store import EmbeddingStore, StoredFeatures, cache_folder
 from .types import PIXELS_PER_CELL
 
@@ -78,7 +80,7 @@ def part_sizes(
     text_folder: Path | None,
     vae_folders: Iterable[Path],
     dtype: torch.dtype,
-    text_itemsize: int | None = None,
+    text_precision: str | None = None,
     num_frames: int,
     height: int,
     width: int,
@@ -90,7 +92,7 @@ def part_sizes(
         text_folder: of the text encoder; None, or one that is missing, counts nothing.
         vae_folders: those there may be; the largest counts.
         dtype: of all weights.
-        text_itemsize: bytes of a number of the text encoder, if it has another dtype.
+        text_precision: format that the text encoder's layers are to be stored in, if any.
         num_frames, height, width: of the videos it was made for, in pixels.
     """
     config: Any = transformer.config
@@ -98,9 +100,8 @@ def part_sizes(
     text = 0
     if text_folder is not None and (text_folder / CONFIG).is_file():
         shape = T5EncoderConfig.from_dict(read_json(text_folder / CONFIG))
-        each = text_itemsize or size
-        text, blocks = _num_elements(text_folder) * each, shape.num_layers
-        rest = shape.vocab_size * shape.d_model * each
+        blocks, rest = shape.num_layers, shape.vocab_size * shape.d_model * size
+        text = rest + _layer_bytes(text_folder, shape, text_precision, size)
     cells = (height // PIXELS_PER_CELL) * (width // PIXELS_PER_CELL)
     return PartSizes(
         text=text,
@@ -120,6 +121,19 @@ def part_sizes(
 
 def _num_elements(folder: Path) -> int:
     return sum(info.num_elements for info in read_header(folder).tensors.values())
+
+
+def _layer_bytes(folder: Path, shape: T5EncoderConfig, precision: str | None, size: int) -> int:
+    """Return the bytes of a text encoder's weights without its table of words."""
+    found = read_header(folder).tensors.values()
+    packed = sum(
+        one.num_elements for one in found if one.dtype == torch.uint8 and len(one.shape) == 2
+    )
+    if packed:  # layers in four bits stay as they are
+        return int(packed * 2 * BYTES_PER_NUMBER)
+    each = size if precision is None else text_bytes(precision)
+    words = (shape.vocab_size, shape.d_model)
+    return int(sum(one.num_elements for one in found if one.shape != words) * each)
 
 
 def _files_in(folder: Path) -> list[Path]:

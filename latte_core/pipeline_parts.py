@@ -17,8 +17,8 @@ from .memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
 from .model.layers import set_feed_forward_rows
 from .parts import read_json
 from .pipeline_memory import encoder_identity, make_embedding_cache, part_sizes
-from .precision.formats import format_named
-from .precision.quantize import quantize_text
+from .precision.layers import stored_format
+from .precision.quantize import quantize_text, text_format
 from .sampling import ScheduleSettings
 from .text.cache import CachedEncoder
 from .text.pair import Encoder
@@ -137,7 +137,7 @@ class FolderParts:
         text_precision: str | None = None,
     ) -> None:
         wanted = check_memory(memory)
-        self._text_precision = text_precision and format_named(text_precision).name
+        self._text_precision = text_precision and text_format(text_precision)
         self._cache = make_embedding_cache(embedding_cache)
         self._cached: CachedEncoder | None = None
         self._transformer_path, self.companions = locate(source)
@@ -179,9 +179,10 @@ class FolderParts:
             self._text_encoder = TextEncoder.from_folder(
                 folder, read=_tensors, dtype=self.dtype, device=first
             )
-            if self._text_precision is not None:
-                quantize_text(self._text_encoder.module, self._text_precision)
-                self._text_encoder.to(home)
+            wanted, module = self._text_precision, self._text_encoder.module
+            if wanted is not None and wanted != stored_format(module):
+                quantize_text(module, wanted)
+            self._text_encoder.to(home)
         self.stages.use(self._text_encoder.module, self.stages.plan.text)
         return self._text_encoder
 
@@ -231,7 +232,7 @@ class FolderParts:
                 text_folder=self.companions / TEXT_FOLDER,
                 vae_folders=[self.companions / name for name in VAE_FOLDERS.values()],
                 dtype=self.dtype,
-                text_itemsize=None if self._text_precision is None else 1,
+                text_precision=self._text_precision,
                 num_frames=best.num_frames,
                 height=best.height,
                 width=best.width,

@@ -1,7 +1,7 @@
-"""What both pipelines do to run their denoiser faster: compile, replay as a graph, fewer bits.
+"""What both pipelines do to run their denoiser faster: kernels, compile, replay, fewer bits.
 
-The first two change what is computed by rounding alone. Step caches, which belong to a run, are in
-`acceleration.settings`.
+The first three change what is computed by rounding alone. Step caches, which belong to a run, are
+in `acceleration.settings`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import nn
 from .acceleration.compilation import RegionalCompiler, compile_model
 from .acceleration.graphs import GraphedDenoiser
 from .errors import IncompatibleInputsError
+from .kernels.choice import KernelSet, KernelUse
 from .memory import KEEP_ALL, RESIDENT, STREAMED
 from .precision.settings import RunPrecision, apply_precision
 
@@ -37,6 +38,17 @@ class SpeedUps:
         """
         device = getattr(self.parts, "device", None)  # parts that the caller made have none
         self._precision = apply_precision(self.parts.transformer, name, device=device)
+
+    def use_kernels(self, is_used: bool = True) -> None:
+        """Let fused kernels take the place of torch's operators, as they may by default.
+
+        They are used on NVIDIA cards with Triton, where a timing finds them faster.
+
+        Args:
+            is_used: False uses torch's operators everywhere.
+        """
+        use = KernelUse.AUTO if is_used else KernelUse.NEVER
+        self.parts.transformer.kernels = KernelSet(use)
 
     def compile(self, *, autotune: bool = False) -> RegionalCompiler:
         """Compile the transformer's blocks when they first run, and use them from then on.

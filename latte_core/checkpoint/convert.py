@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..config import LatteT2VConfig
 from ..errors import CheckpointError, InvalidInputError, UnknownArchitectureError
-from ..precision.formats import FORMATS
-from ..precision.packing import pack
+from ..precision.names import INT4_NAME
+from ..precision.packing import PACKED, pack
 from .adapters import is_svd_layout, temporal_vae_to_svd
 from .architectures import ARCHITECTURES
 from .detect import CONFIG_KEY
@@ -103,7 +103,8 @@ def convert(
             LoRA get the names that ComfyUI reads.
         dtype: type of the written weights; None keeps the source's.
         quantize: how attention and feed-forward layers of a transformer or text encoder are
-            stored: a name of `FORMATS` (.safetensors), or of `GGUF_TYPES` (.gguf). None does not.
+            stored: a name of `PACKED` (.safetensors; int4 for text encoders alone), or of
+            `GGUF_TYPES` (.gguf). None does not.
 
     Raises:
         InvalidInputError: for an unusable target name, an unknown `kind`, or a `quantize` that
@@ -150,6 +151,8 @@ def check_quantizable(kind: str, target: Path, quantize: str | None) -> None:
         InvalidInputError: saying what can be quantised.
     """
     allowed = TRANSFORMERS if is_gguf(target) else (*TRANSFORMERS, "text_encoder")
+    if quantize == INT4_NAME:
+        allowed = ("text_encoder",)
     if kind not in allowed and (is_gguf(target) or quantize is not None):
         raise InvalidInputError(
             f"A {kind.replace('_', ' ')} cannot be written "
@@ -168,7 +171,7 @@ def check_request(target: Path, kind: str | None, quantize: str | None = None) -
             f"{target.name} cannot be the target: only {SUFFIX} files are written, and "
             f"{GGUF_SUFFIX} files of transformers. Name it {target.stem}{SUFFIX}."
         )
-    formats = tuple(GGUF_TYPES if is_gguf(target) else FORMATS)
+    formats = GGUF_TYPES if is_gguf(target) else PACKED
     if quantize is not None and quantize not in formats:
         raise InvalidInputError(
             f"{target.name} cannot be written in {quantize!r}: a {target.suffix} file takes "

@@ -1,8 +1,9 @@
-"""Turn fp8 and int8 weights back into ordinary ones; refuse other packed types (R12).
+"""Turn fp8, int8 and int4 weights back into ordinary ones; refuse other packed types (R12).
 
 Layouts: plain fp8 is a cast. Scaled fp8 has `X.scale_weight` (older, with a marker tensor
 `scaled_fp8`) or `X.weight_scale` (newer, with `X.comfy_quant`); weight = stored * scale. int8 has
 `X.weight_scale` and an `X.comfy_quant` that says so: other formats keep packed numbers in int8.
+int4 is this package's own, see `text.four_bits`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UnknownArchitectureError
 from ..precision.formats import INT8
+from ..text.four_bits import STORED_AS, FourBits, dequantise_groups
 from .records import shown
 
 FP8_TYPES = frozenset(
@@ -37,7 +39,7 @@ def is_helper(name: str) -> bool:
 
 
 def dequantize(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return `tensors` without fp8 and int8: scaled, cast to `dtype`, helpers dropped.
+    """Return `tensors` without fp8, int8 and int4: scaled, cast to `dtype`, helpers dropped.
 
     Other tensors are unchanged.
 
@@ -54,6 +56,8 @@ def dequantize(name: str, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> 
         if value.dtype in FP8_TYPES or (scale is not None and is_int8(key, tensors)):
             wide = value.to(torch.float32)
             result[key] = (wide if scale is None else wide * fit(scale, wide)).to(dtype)
+        elif scale is not None and is_int4(key, tensors):
+            result[key] = dequantise_groups(value, scale, dtype)
         elif scale is not None and not value.is_floating_point():
             raise UnknownArchitectureError(
                 f"{name} is packed in a format that is not opened here: {shown(key)} has type "
@@ -74,19 +78,32 @@ def scale_of(key: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
 
 def is_int8(key: str, tensors: Mapping[str, Tensor]) -> bool:
     """Return whether a weight holds plain int8 numbers, which its mark says."""
-    mark = tensors.get(key.removesuffix(".weight") + MARK_SUFFIX)
-    is_bytes = mark is not None and mark.dtype == torch.uint8 and mark.numel() <= MAX_MARK_BYTES
-    if tensors[key].dtype != INT8.dtype or mark is None or not is_bytes:
+    if tensors[key].dtype != INT8.dtype:
         return False
-    try:
-        described: object = json.loads(mark.cpu().numpy().tobytes())
-    except (ValueError, RecursionError):
-        return False
-    entries = cast("dict[str, object]", described) if isinstance(described, dict) else {}
+    entries = mark_of(key, tensors)
     settings = entries.get("params")
     inner = cast("dict[str, object]", settings) if isinstance(settings, dict) else {}
     is_rotated = entries.get(ROTATED) or inner.get(ROTATED)
     return entries.get("format") == INT8.stored_as and not is_rotated
+
+
+def is_int4(key: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a weight holds two numbers in a byte, as its mark, size and scales say."""
+    scale = scale_of(key, tensors)
+    is_marked = mark_of(key, tensors).get("format") == STORED_AS
+    return is_marked and scale is not None and FourBits(tensors[key], scale).is_sound
+
+
+def mark_of(key: str, tensors: Mapping[str, Tensor]) -> dict[str, object]:
+    """Return what the mark beside a weight says, nothing if there is none that can be read."""
+    mark = tensors.get(key.removesuffix(".weight") + MARK_SUFFIX)
+    if mark is None or mark.dtype != torch.uint8 or mark.numel() > MAX_MARK_BYTES:
+        return {}
+    try:
+        described: object = json.loads(mark.cpu().numpy().tobytes())
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, object]", described) if isinstance(described, dict) else {}
 
 
 def fit(scale: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checkpoint import convert
 from ..checkpoint.convert import KINDS
 from ..checkpoint.gguf_writer import GGUF_TYPES
-from ..precision.formats import FORMATS
+from ..precision.packing import PACKED
 from .command import Command
 from .options import DTYPES, dtype_from
 
@@ -17,8 +17,9 @@ Write one safetensors file from a .pt file, a folder of shards, or a file with o
 A temporal VAE and a LoRA get the names that ComfyUI reads. The source is never changed.
 
 --quantize makes a transformer or a text encoder smaller: fp8 and int8 are read by this package and
-by ComfyUI's own loaders (int8 by those that know the layout int8_tensorwise). A target ending in
-.gguf, for transformers, is read by "Unet Loader (GGUF)" of ComfyUI-GGUF.
+by ComfyUI's own loaders (int8 by those that know the layout int8_tensorwise). int4, for text
+encoders, is read by this package alone, and stays in four bits. A target ending in .gguf, for
+transformers, is read by "Unet Loader (GGUF)" of ComfyUI-GGUF.
 """
 EXAMPLES = """\
 examples:
@@ -27,6 +28,8 @@ examples:
   python -m latte_core convert ~/models/Latte-1 latte_temporal_vae.safetensors --part temporal_vae
   python -m latte_core convert ~/models/Latte-1 latte_fp8.safetensors --quantize fp8
   python -m latte_core convert ~/models/Latte-1 latte_q8.gguf --quantize Q8_0
+  python -m latte_core convert ~/models/Latte-1 t5_int4.safetensors --part text_encoder \\
+      --quantize int4
 """
 
 
@@ -43,10 +46,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=tuple(DTYPES), help="number format to write (default: the source's)")
     add(
         "--quantize",
-        choices=(*FORMATS, *GGUF_TYPES),
+        choices=(*PACKED, *GGUF_TYPES),
         metavar="FORMAT",
         help="store attention and feed-forward layers as "
-        f"{' or '.join(FORMATS)}; for .gguf as {', '.join(GGUF_TYPES)} (default: F16)",
+        f"{' or '.join(PACKED)} (the last for text encoders alone); for .gguf as "
+        f"{', '.join(GGUF_TYPES)} (default: F16)",
     )
 
 

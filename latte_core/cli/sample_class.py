@@ -81,7 +81,9 @@ class ClassMaker:
             either(settings.temporal_attention, True),
         )
         self._notes = CacheNotes()
-        self._compile_notes = CompileNotes(self._pipeline, settings.compiled, settings.cuda_graph)
+        self._compile_notes = CompileNotes(
+            self._pipeline, settings.compiled, settings.cuda_graph, settings.kernels
+        )
         best = self._pipeline.defaults
         self._shape = VideoShape(
             num_frames=either(settings.frames, best.num_frames),
@@ -113,7 +115,9 @@ class ClassMaker:
             "vae": Path(self._settings.vae or "image").name,
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
-            **compile_entry(self._settings.compiled, self._settings.cuda_graph),
+            **compile_entry(
+                self._settings.compiled, self._settings.cuda_graph, self._settings.kernels
+            ),
             **precision_entry(self._settings.precision, None),
             **memory_entry(self._settings.memory),
         }

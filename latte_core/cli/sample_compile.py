@@ -1,4 +1,4 @@
-"""`--compile` and `--cuda-graph` of `sample`: what they do, report, and leave in the recipe."""
+"""`--compile`, `--cuda-graph` and `--no-kernels` of `sample`: what they do, report, and record."""
 
 from __future__ import annotations
 
@@ -28,12 +28,23 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         help="on NVIDIA cards: replay each step as one graph, which helps most with small videos "
         "and fast cards; takes memory, and does not go with --cache",
     )
+    group.add_argument(
+        "--no-kernels",
+        dest="kernels",
+        action="store_false",
+        default=None,
+        help="use torch's own operators where fused kernels would be faster (NVIDIA cards with "
+        "Triton): to compare, or if a kernel is suspected of a wrong result",
+    )
 
 
-def compile_entry(is_compiled: bool | None, has_graph: bool | None) -> Mapping[str, Any]:
-    """Return what a recipe says of them: nothing of what is off."""
+def compile_entry(
+    is_compiled: bool | None, has_graph: bool | None, has_kernels: bool | None
+) -> Mapping[str, Any]:
+    """Return what a recipe says of them: nothing of what is as usual."""
     entries = {"compile": is_compiled, "cuda_graph": has_graph}
-    return {name: True for name, is_on in entries.items() if is_on}
+    kernels = {"kernels": False} if has_kernels is False else {}
+    return {**{name: True for name, is_on in entries.items() if is_on}, **kernels}
 
 
 class CompileNotes:
@@ -41,13 +52,19 @@ class CompileNotes:
 
     Args:
         pipeline: with its LoRAs and precision.
-        is_compiled, has_graph: what was asked for.
+        is_compiled, has_graph, has_kernels: what was asked for.
     """
 
     def __init__(
-        self, pipeline: Pipeline | ClassPipeline, is_compiled: bool | None, has_graph: bool | None
+        self,
+        pipeline: Pipeline | ClassPipeline,
+        is_compiled: bool | None,
+        has_graph: bool | None,
+        has_kernels: bool | None,
     ) -> None:
         self._pipeline = pipeline
+        if has_kernels is False:
+            pipeline.use_kernels(False)
         self._compiler: RegionalCompiler | None = pipeline.compile() if is_compiled else None
         if has_graph:
             pipeline.use_cuda_graph()

@@ -35,5 +35,10 @@ def quantised_name(module: nn.Module) -> str | None:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Return whether any layer of a model is stored in eight bits."""
-    return any(quantised_name(one) for one in model.modules())
+    """Return whether any layer of a model is stored in eight or four bits."""
+    return stored_format(model) is not None
+
+
+def stored_format(model: nn.Module) -> str | None:
+    """Return the name of the format that layers of a model are stored in, or None."""
+    return next((name for one in model.modules() if (name := quantised_name(one))), None)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..text.stored_linear import StoredLinear
 from .formats import Format, dequantise_rows, quantise_rows
 from .matmul import multiply
 
 
-class QuantisedLinear(nn.Module):
+class QuantisedLinear(StoredLinear):
     """Takes the place of a linear layer; the bias stays as it is.
 
     Args:
@@ -24,25 +24,15 @@ class QuantisedLinear(nn.Module):
             activations with large outliers.
     """
 
-    weight: Tensor | None = None  # by this name, callers ask linear layers for their type
-    values: Tensor
-    scales: Tensor
-
     def __init__(self, layer: nn.Linear, kind: Format, *, unpacks: bool = False) -> None:
-        super().__init__()
-        self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.kind, self.unpacks = kind, unpacks
-        values, scales = quantise_rows(layer.weight.detach(), kind)
-        self.register_buffer("values", values)
-        self.register_buffer("scales", scales)
         bias: Any = layer.bias
-        self.bias: nn.Parameter | None = bias
+        values, scales = quantise_rows(layer.weight.detach(), kind)
+        size = (layer.in_features, layer.out_features)
+        super().__init__(values, scales, size=size, bias=bias, name=kind.name, is_saved=True)
+        self.kind, self.unpacks = kind, unpacks
+        if unpacks:
+            self.work_in(layer.weight.dtype)
         self.train(layer.training)
-
-    @property
-    def quantised_as(self) -> str:
-        """Name of the format."""
-        return self.kind.name
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., K) -> (..., N), in the type of `hidden`."""
@@ -57,21 +47,3 @@ class QuantisedLinear(nn.Module):
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """Return the weight (N, K) that the stored numbers mean."""
         return dequantise_rows(self.values, self.scales, dtype)
-
-    def extra_repr(self) -> str:
-        """Say what `print(model)` shows."""
-        return f"{self.in_features}, {self.out_features}, {self.kind.name}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantisedLinear:
-        """Move the stored numbers with the model, but never change their type.
-
-        A model that is cast to another type casts its parameters; a cast of the numbers alone,
-        without their scales, would change the weight.
-        """
-        before = {"values": self.values, "scales": self.scales}
-        super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
-        for name, buffer in before.items():
-            moved: Tensor = getattr(self, name)
-            if moved.dtype != buffer.dtype:
-                setattr(self, name, buffer.to(moved.device))
-        return self

@@ -1,9 +1,11 @@
-"""Store the wide layers of a model in eight bits, in place."""
+"""Store the wide layers of a model in fewer bits, in place."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,10 +14,13 @@ from ..errors import InvalidInputError
 from ..model.attention import FusedLinear
 from ..model.lora import LoraLinear, modules_of
 from ..model.lora_merge import MERGED
+from ..text.four_bits import BYTES_PER_NUMBER, FourBitLinear
+from ..text.stored_linear import StoredLinear
 from .formats import FP8, Format, format_named
 from .layers import is_target, quantised_name
 from .linear import QuantisedLinear
 from .matmul import has_product
+from .names import INT4_NAME, TEXT_PRECISIONS
 
 logger = logging.getLogger("latte")
 
@@ -59,45 +64,88 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
         InvalidInputError: for another format, or a model that is quantised, fused, or being
             trained with adapters; nothing is changed then.
     """
-    return _replace(model, format_named(name), device, unpacks=False)
+    kind = format_named(name)
+    layers = _targets(model, name)
+    device = device or layers[next(iter(layers))].weight.device
+    is_native = has_product(kind, device)
+    if not is_native:
+        logger.warning(no_product(kind, device))
+    return _replace(model, layers, partial(QuantisedLinear, kind=kind), name, is_native=is_native)
 
 
 def quantize_text(encoder: nn.Module, name: str) -> Quantisation:
-    """Store the layers of transformers' T5 encoder in eight bits; products stay as they are.
+    """Store the layers of transformers' T5 encoder in fewer bits; products stay as they are.
 
-    T5's activations have outliers far above the rest, which eight bits would flatten, and a prompt
+    T5's activations have outliers far above the rest, which few bits would flatten, and a prompt
     is encoded once: so weights are unpacked when they are used, and memory is what this saves.
+
+    Args:
+        encoder: changed in place, layer by layer.
+        name: `fp8`, `int8` or `int4`, of which the last has a scale for each group of a row.
 
     Raises:
         InvalidInputError: as `quantize`.
     """
-    return _replace(encoder, format_named(name), None, unpacks=True)
+    make = maker_of_text(name)
+    return _replace(encoder, _targets(encoder, name), make, name, is_native=False)
+
+
+def maker_of_text(name: str) -> Callable[[nn.Linear], StoredLinear]:
+    """Return what makes the layers of a text encoder in a format.
+
+    Raises:
+        InvalidInputError: if there is no format of that name.
+    """
+    if text_format(name) == INT4_NAME:
+        return FourBitLinear.of
+    return partial(QuantisedLinear, kind=format_named(name), unpacks=True)
+
+
+def text_format(name: str) -> str:
+    """Return the name of a format for text encoders.
+
+    Raises:
+        InvalidInputError: if there is none of that name.
+    """
+    if name not in TEXT_PRECISIONS:
+        raise InvalidInputError(
+            f"{name!r} is no format of a text encoder; choose one of {', '.join(TEXT_PRECISIONS)}."
+        )
+    return name
+
+
+def text_bytes(name: str) -> float:
+    """Return the bytes that a number of a text encoder's layer takes in a format."""
+    return BYTES_PER_NUMBER if name == INT4_NAME else 1.0
 
 
 @torch.no_grad()
 def _replace(
-    model: nn.Module, kind: Format, device: torch.device | None, *, unpacks: bool
+    model: nn.Module,
+    layers: dict[str, nn.Linear],
+    make: Callable[[nn.Linear], StoredLinear],
+    name: str,
+    *,
+    is_native: bool,
 ) -> Quantisation:
-    layers = _targets(model)
-    _check(model, layers, kind)
-    device = device or next(iter(layers.values())).weight.device
+    """Exchange layers one by one; each is given up at once, so that no second copy is made."""
     before = after = 0
-    for name, layer in layers.items():
+    num_layers = len(layers)
+    while layers:
+        place = next(iter(layers))
+        layer = layers.pop(place)
         _take_lora_for_good(layer)
-        small = QuantisedLinear(layer, kind, unpacks=unpacks)
+        small = make(layer)
         before += layer.weight.numel() * layer.weight.element_size()
         after += sum(one.numel() * one.element_size() for one in (small.values, small.scales))
-        model.set_submodule(name, small)
-    is_native = not unpacks and has_product(kind, device)
-    if not unpacks and not is_native:
-        logger.warning(no_product(kind, device))
+        model.set_submodule(place, small)
     return Quantisation(
-        name=kind.name,
-        num_layers=len(layers),
+        name=name,
+        num_layers=num_layers,
         bytes_before=before,
         bytes_after=after,
         is_native=is_native,
-        sentence=f"{len(layers)} layers are stored as {kind.name}: {after / 1e6:.1f} MB in place "
+        sentence=f"{num_layers} layers are stored as {name}: {after / 1e6:.1f} MB in place "
         f"of {before / 1e6:.1f} MB.",
     )
 
@@ -115,21 +163,24 @@ def no_product(kind: Format, device: torch.device) -> str:
     )
 
 
-def _targets(model: nn.Module) -> dict[str, nn.Linear]:
-    return {
-        name: one
-        for name, one in modules_of(model).items()
-        if type(one) is nn.Linear and is_target(name, one.out_features, one.in_features)
+def _targets(model: nn.Module, name: str) -> dict[str, nn.Linear]:
+    """Return the layers to store, by name; refuse a model before anything is changed."""
+    layers = {
+        place: one
+        for place, one in modules_of(model).items()
+        if type(one) is nn.Linear and is_target(place, one.out_features, one.in_features)
     }
+    _check(model, layers, name)
+    return layers
 
 
-def _check(model: nn.Module, layers: dict[str, nn.Linear], kind: Format) -> None:
-    """Refuse a model that cannot be quantised, before anything is changed."""
+def _check(model: nn.Module, layers: dict[str, nn.Linear], name: str) -> None:
+    """Refuse a model that cannot be quantised."""
     for one in modules_of(model).values():
         found = quantised_name(one)
         if found:
             raise InvalidInputError(
-                f"The model is stored as {found} already and cannot become {kind.name}. Load it "
+                f"The model is stored as {found} already and cannot become {name}. Load it "
                 "again first."
             )
         if isinstance(one, LoraLinear):
@@ -144,7 +195,7 @@ def _check(model: nn.Module, layers: dict[str, nn.Linear], kind: Format) -> None
             )
     if not layers:
         raise InvalidInputError(
-            f"There is nothing to store as {kind.name}: no attention projection or feed-forward "
+            f"There is nothing to store as {name}: no attention projection or feed-forward "
             "layer has rows and columns in multiples of 16. Leave the precision out."
         )
 

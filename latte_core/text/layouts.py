@@ -2,7 +2,8 @@
 
 A quantised weight is stored as `X.weight` in fp8 with a scale beside it: `X.scale_weight` in older
 files, which also hold a marker named `scaled_fp8`, or `X.weight_scale` with `X.comfy_quant` in
-newer ones, which may be int8 too. The weight that is meant is `X.weight * scale`.
+newer ones, which may be int8 too. The weight that is meant is `X.weight * scale`. This
+package's own format of four bits, see `four_bits.py`, has the same names and stays packed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CorruptCheckpointError, UnknownArchitectureError
+from .four_bits import STORED_AS, FourBits
 
 FIRST_QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 ROTATED = "convrot"  # in the description of a weight that is stored turned
 SCALE_ENDINGS = (".scale_weight", ".weight_scale")
+WEIGHT, SCALE, MARK = ".weight", ".weight_scale", ".comfy_quant"
 UNUSED_ENDINGS = (".scale_input", ".input_scale", ".comfy_quant")
 UNUSED_NAMES = ("scaled_fp8", "spiece_model", "lm_head.weight", "logit_scale")
 
@@ -38,6 +41,31 @@ def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix) and not name[len(prefix) :].startswith("decoder.")
     }
+
+
+def take_four_bits(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, FourBits], dict[str, Tensor]]:
+    """Return the layers that are stored in four bits, by name, and the tensors that are left.
+
+    Raises:
+        CorruptCheckpointError: if one of them is incomplete.
+    """
+    left = dict(tensors)
+    found: dict[str, FourBits] = {}
+    for name, mark in tensors.items():
+        layer = name.removesuffix(MARK)
+        if layer == name or format_in(name, mark).get("format") != STORED_AS:
+            continue
+        parts = [left.pop(layer + ending, None) for ending in (WEIGHT, SCALE, MARK)]
+        values, scales = parts[:2]
+        if values is None or scales is None or not FourBits(values, scales).is_sound:
+            raise CorruptCheckpointError(
+                f"{layer} is stored as {STORED_AS}, but its numbers or scales are missing or have "
+                "another size. The file is damaged; write or download it again."
+            )
+        found[layer] = FourBits(values, scales)
+    return found, left
 
 
 def dequantise(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -102,15 +130,9 @@ def _scaled(name: str, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Ten
 def _check_formats(tensors: Mapping[str, Tensor]) -> None:
     """Refuse quantised formats not in `FORMATS`; `X.comfy_quant` names them in JSON bytes."""
     for name, tensor in tensors.items():
-        if not name.endswith(".comfy_quant"):
+        if not name.endswith(MARK):
             continue
-        try:
-            described: object = json.loads(tensor.to(torch.uint8).cpu().numpy().tobytes())
-        except (ValueError, RecursionError) as error:
-            raise CorruptCheckpointError(
-                f"{name} does not describe a quantisation. The file is damaged; download it again."
-            ) from error
-        named = cast("dict[str, object]", described) if isinstance(described, dict) else {}
+        named = format_in(name, tensor)
         found = named.get("format")
         is_turned = ROTATED in json.dumps(named)
         if found not in FORMATS or is_turned:
@@ -118,3 +140,18 @@ def _check_formats(tensors: Mapping[str, Tensor]) -> None:
                 f"{name} says that the weight is quantised as {found}{' and turned' * is_turned}, "
                 f"but only plain {', '.join(FORMATS)} can be read. Use a t5xxl file in fp16 or fp8."
             )
+
+
+def format_in(name: str, mark: Tensor) -> dict[str, object]:
+    """Return what a tensor of JSON bytes says of a quantisation.
+
+    Raises:
+        CorruptCheckpointError: if it holds something else.
+    """
+    try:
+        described: object = json.loads(mark.to(torch.uint8).cpu().numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(
+            f"{name} does not describe a quantisation. The file is damaged; download it again."
+        ) from error
+    return cast("dict[str, object]", described) if isinstance(described, dict) else {}

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import InvalidInputError, MissingDependencyError, NonFiniteError
+from ..errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    NonFiniteError,
+    WeightMismatchError,
+)
 from ..parts import TensorReader, fill_module, read_json
 from ..types import TEXT_TOKENS
 from .config import T5EncoderConfig, check_is_t5
-from .layouts import dequantise, encoder_tensors, usual_dtype
+from .four_bits import FourBitLinear, FourBits
+from .layouts import WEIGHT, dequantise, encoder_tensors, take_four_bits, usual_dtype
 from .tokenizer import PromptTokenizer
 
 KEPT_IN_FLOAT32 = (".wo.weight",)  # in float16 the second feed-forward matrix overflows
@@ -70,7 +76,8 @@ class TextEncoder:
         """Build the encoder from weights in any layout of `layouts.py`.
 
         Args:
-            tensors: a T5 file's tensors; fp16, fp32, bf16, fp8, scaled fp8 and int8.
+            tensors: a T5 file's tensors; fp16, fp32, bf16, fp8, scaled fp8, int8, and `four_bits`,
+                which stay as they are.
             tokenizer: the tokenizer that belongs to them.
             config: shape; read from the weights when left out.
             dtype: to run in. Left out: float32 on the CPU, elsewhere as stored, bfloat16 for fp8.
@@ -83,10 +90,11 @@ class TextEncoder:
         """
         stored = encoder_tensors(tensors)
         check_is_t5(stored)
+        small, stored = take_four_bits(stored)
         dtype = dtype or default_dtype(stored, device)
         weights = dequantise(stored, dtype)
-        config = config or T5EncoderConfig.from_tensors(weights)
-        return cls(_build(config, weights, dtype, device), tokenizer)
+        config = config or T5EncoderConfig.from_tensors({**weights, **_in_name_only(small)})
+        return cls(_build(config, weights, small, dtype, device), tokenizer)
 
     @classmethod
     def from_folder(
@@ -222,9 +230,34 @@ def _tokenizer(source: PromptTokenizer | str | Path) -> PromptTokenizer:
     return source if isinstance(source, PromptTokenizer) else PromptTokenizer.from_folder(source)
 
 
+def _in_name_only(small: Mapping[str, FourBits]) -> dict[str, Tensor]:
+    """Return weights without numbers, which have the names and shapes of packed ones."""
+    return {name + WEIGHT: torch.empty(one.shape, device="meta") for name, one in small.items()}
+
+
+def _put_four_bits(
+    module: Any, name: str, stored: FourBits, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Put a packed layer in the place of an empty one.
+
+    Raises:
+        WeightMismatchError: if the encoder has no such layer.
+    """
+    empty = dict(module.named_modules()).get(name)
+    if not isinstance(empty, nn.Linear) or tuple(empty.weight.shape) != stored.shape:
+        raise WeightMismatchError(
+            f"These weights do not fit the text encoder: {name} is a packed layer of size "
+            f"{stored.shape}, but the config.json has none of that name and size. Use the weights "
+            "and the config.json that belong together."
+        )
+    values, scales = (one.to(device) for one in stored)
+    module.set_submodule(name, FourBitLinear(values, scales, bias=None, dtype=dtype))
+
+
 def _build(
     config: T5EncoderConfig,
     weights: dict[str, Tensor],
+    small: dict[str, FourBits],
     dtype: torch.dtype,
     device: torch.device | str,
 ) -> Any:
@@ -239,6 +272,9 @@ def _build(
         module: Any = T5EncoderModel(T5Config(**config.to_dict()))
     weights = {**weights, EMBEDDING_ALIAS: weights.get(EMBEDDING_ALIAS, weights[EMBEDDING])}
     float32_names = KEPT_IN_FLOAT32 if dtype == torch.float16 else ()
+    for name, stored in small.items():
+        runs_in = torch.float32 if f"{name}{WEIGHT}".endswith(float32_names) else dtype
+        _put_four_bits(module, name, stored, runs_in, device)
     fill_module(
         module,
         weights,

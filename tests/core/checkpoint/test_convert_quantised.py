@@ -197,7 +197,7 @@ def test_a_missing_gguf_is_named_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("target", "name", "words"),
     [
-        ("a.safetensors", "Q8_0", "takes fp8 or int8"),
+        ("a.safetensors", "Q8_0", "takes fp8, int8 or int4"),
         ("a.gguf", "fp8", "takes Q8_0"),
         ("a.bin", None, "only .safetensors files"),
     ],

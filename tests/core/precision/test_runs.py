@@ -136,7 +136,7 @@ def test_the_pipeline_stores_its_text_encoder_in_eight_bits(folder: Path) -> Non
     assert not torch.equal(latents(pipeline), exact)
     module: nn.Module = pipeline.parts.text_encoder().module
     assert is_quantised(module) and not is_quantised(pipeline.parts.transformer)
-    with pytest.raises(InvalidInputError, match="fp8 or int8"):
+    with pytest.raises(InvalidInputError, match="fp8, int8, int4"):
         Pipeline.from_pretrained(folder, device="cpu", text_precision="int3")
 
 
