@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..latte_core.acceleration.guidance_cache import GuidancePlan
 from ..latte_core.acceleration.schedule_file import ScheduleFile
 from ..latte_core.acceleration.settings import (
     DIAL,
     FIRST_BLOCK,
+    NONE,
     PAB,
     STATIC,
     TEACACHE,
     CacheSettings,
+    with_options,
 )
 from ..latte_core.errors import IncompatibleInputsError
 from .host import paths
@@ -73,10 +76,11 @@ class LatteAccelerate:
         threshold: float = 0.0,
         forecast: str = AUTO,
         schedule: str = AUTO,
+        guidance_cache: bool = False,
     ) -> tuple[Any]:
         """Check everything at the border, then patch a copy of the model."""
         check_model(model, "Latte Accelerate")
-        settings = settings_of(mode, policy, threshold, forecast, schedule)
+        settings = settings_of(mode, policy, threshold, forecast, schedule, guidance_cache)
         from .host.acceleration import accelerate
 
         return (accelerate(model, settings),)
@@ -110,16 +114,28 @@ def further_choices() -> dict[str, Any]:
         "one model, sampler and number of steps; mode chooses among its lists. Files come with "
         "models (starter/ddim-50.json), or from Latte Calibrate into models/latte_schedules.",
     }
+    guidance_cache = {
+        "default": False,
+        "tooltip": "On: from a third of the run, most steps compute the positive prompt alone, and "
+        "the negative's part is rebuilt from its last difference. Adds to any mode, also to off. "
+        "No effect at cfg 1.",
+    }
     return {
         "policy": (POLICIES, policy),
         "threshold": ("FLOAT", threshold),
         "forecast": (FORECASTS, forecast),
         "schedule": ([AUTO, *paths.schedules()], schedule),
+        "guidance_cache": ("BOOLEAN", guidance_cache),
     }
 
 
 def settings_of(
-    mode: str, policy: str, threshold: float, forecast: str, schedule: str
+    mode: str,
+    policy: str,
+    threshold: float,
+    forecast: str,
+    schedule: str,
+    guidance_cache: bool = False,
 ) -> CacheSettings | None:
     """Return what the widgets say, or None for no cache.
 
@@ -132,17 +148,18 @@ def settings_of(
     check_choice("forecast", forecast, FORECASTS)
     threshold = check_number("threshold", threshold, 0.0, MAX_THRESHOLD)
     if mode == OFF:
-        return None
+        return CacheSettings(policy=NONE, guidance=GuidancePlan()) if guidance_cache else None
     file = None if schedule == AUTO else paths.locate_schedule(schedule)
     if file is not None and policy != AUTO:
         raise IncompatibleInputsError(
             f"schedule of Latte Accelerate is {schedule!r}, a list of steps, but policy {policy} "
             "decides at each step. Set policy to auto, or schedule to auto."
         )
-    return CacheSettings(
+    settings = CacheSettings(
         policy=STATIC if policy == AUTO else policy,
         speed_up=DIAL[mode],
         threshold=threshold or None,
         schedules=None if file is None else ScheduleFile.read(file),
-        forecast=None if forecast == AUTO else int(forecast),
     )
+    order = None if forecast == AUTO else int(forecast)
+    return with_options(settings, forecast=order, guidance=guidance_cache)

@@ -72,7 +72,8 @@ class RunCache:
         sampler: its name, which calibrated schedules are made for.
         ids: what the equal parts of the batch are, in order: one for a run without guidance, two
             with it.
-        followed: which of them is the prompt or class, for the guidance cache.
+        followed: which of them is the prompt or class; its rows decide what is computed, and the
+            guidance cache leaves out the other.
 
     Raises:
         IncompatibleInputsError: if the settings do not fit the run or the model.
@@ -173,7 +174,10 @@ class RunCache:
     def _hooks(self, inner: BlockHooks, timestep: float, ids: Sequence[str]) -> BlockHooks:
         if self._steps is None:
             return inner
-        return self._steps.hooks(inner, timestep=timestep, ids=ids)
+        if isinstance(self._steps, AttentionBroadcast):
+            return self._steps.hooks(inner, timestep=timestep, ids=ids)
+        watched = ids.index(self._ids[self._followed])
+        return self._steps.hooks(inner, timestep=timestep, ids=ids, watched=watched)
 
 
 class CachedLatte(nn.Module):

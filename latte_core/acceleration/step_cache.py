@@ -35,8 +35,8 @@ class Tally:
 
     Args:
         full_steps, skipped_steps: as decided.
-        forced_calls: calls that were computed although their step is skipped, because nothing was
-            known of their conditioning.
+        forced_calls: later calls that were computed although their step is skipped, because
+            nothing was known of their conditioning.
         work, whole: rows times units that were run, and that would have run without a cache.
     """
 
@@ -50,10 +50,12 @@ class Tally:
 class StepCache:
     """The step cache of one run. It must not be used for a second one without `reset`.
 
-    The first call of a step decides for all calls of it, by the rows of its first id alone, so that
-    conditionings in one batch and conditionings apart are treated alike. Residuals are kept for
-    each id; a call whose residuals are missing, of another shape, or older than the last full step
-    is computed in full.
+    The first call of a step decides for all calls of it, by the rows of one id alone, so that
+    conditionings in one batch and conditionings apart are treated alike, as long as a caller who
+    makes several calls begins with that id. Residuals are kept for
+    each id; where those of the first call, or of calls that are known to follow, are missing, of
+    another shape, or older than the last full step, the whole step is computed in full; where
+    those of an unforeseen call are, that call alone.
 
     Args:
         policy: decides.
@@ -104,6 +106,8 @@ class StepCache:
         *,
         timestep: float,
         ids: Sequence[Hashable] = ALL_ROWS,
+        watched: int = 0,
+        others: Sequence[Hashable] = (),
     ) -> BlockHooks:
         """Return the hooks of one model call.
 
@@ -112,18 +116,29 @@ class StepCache:
             timestep: of the call; the same number for all calls of one step.
             ids: names of the conditionings (and windows) whose rows the batch holds, in order, in
                 equal parts. The same names at every step.
+            watched: index of the id whose rows decide, if this call begins a step.
+            others: names that later calls of the step are known to ask for.
         """
-        return replace(inner, run_block=_Call(self, inner, timestep, tuple(ids)).run_block)
+        call = _Call(self, inner, timestep, tuple(ids), watched, tuple(others))
+        return replace(inner, run_block=call.run_block)
 
     def enter(self, timestep: float, ids: Sequence[Hashable]) -> bool:
         """Note a call; return whether it begins a step and `decide` has to be called."""
         return self._clock.enter(timestep, ids)
 
-    def decide(self, name: Hashable, watched: Tensor | None) -> None:
+    def decide(
+        self,
+        ids: Sequence[Hashable],
+        shape: Sequence[int],
+        name: Hashable,
+        watched: Tensor | None,
+    ) -> None:
         """Take the decision of the step under way.
 
         Args:
-            name: id of the rows that are watched.
+            ids: of all that the step is known to ask for.
+            shape: (B, F*S, D) of the tokens of each.
+            name: that of them whose rows are watched.
             watched: what the policy watches, of these rows; None if it watches nothing.
         """
         change = None
@@ -131,6 +146,8 @@ class StepCache:
             change = relative_change(watched, self._watched.get(name))
         verdict = self.policy.decide(self._clock.step, change, self._carried)
         self._is_full, self._carried = verdict.is_full, verdict.carried
+        if not self._is_full and self._newest(ids, shape) is None:
+            self._is_full, self._carried = True, 0.0
         if watched is not None and (self._is_full or self.policy.watches is Watch.INPUT):
             self._watched[name] = watched
         if not self._is_full:
@@ -146,15 +163,24 @@ class StepCache:
         """Return the residual (B, F*S, D) of a call in a skipped step, or None to compute it."""
         if self._is_full:
             return None
-        shape = (hidden.shape[0] // len(ids), *hidden.shape[1:])
-        parts: list[Tensor] = []
+        histories = self._newest(ids, shape_of_part(hidden, len(ids)))
+        if histories is None:
+            self.tally.forced_calls += 1
+            return None
+        parts = [history.at(timestep) for history in histories]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _newest(
+        self, ids: Sequence[Hashable], shape: Sequence[int]
+    ) -> list[ResidualHistory] | None:
+        """Return what each id can repeat, or None if one of them can repeat nothing."""
+        found: list[ResidualHistory] = []
         for name in ids:
             history = self._histories.get(name)
             if history is None or history.newest_step < self._last_full or not history.fits(shape):
-                self.tally.forced_calls += 1
                 return None
-            parts.append(history.at(timestep))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            found.append(history)
+        return found
 
     def keep(self, ids: Sequence[Hashable], timestep: float, residual: Tensor) -> None:
         """Keep the residual of a call that was computed in full."""
@@ -173,7 +199,13 @@ class _Call:
     """One model call: its state lasts from the first block to the last."""
 
     def __init__(
-        self, cache: StepCache, inner: BlockHooks, timestep: float, ids: tuple[Hashable, ...]
+        self,
+        cache: StepCache,
+        inner: BlockHooks,
+        timestep: float,
+        ids: tuple[Hashable, ...],
+        watched: int,
+        others: tuple[Hashable, ...],
     ) -> None:
         if not ids or len(set(ids)) != len(ids):
             raise InvalidInputError(
@@ -183,6 +215,9 @@ class _Call:
         self._inner = inner
         self._timestep = timestep
         self._ids = ids
+        self._leader = ids[watched]
+        self._place = watched
+        self._others = others
         self._start: Tensor | None = None  # what the residual is counted from; None: skipped
 
     def run_block(
@@ -203,15 +238,18 @@ class _Call:
         """Return the tokens behind the first unit, or in a skipped step those behind the last."""
         cache, watches = self._cache, self._cache.policy.watches
         rows = self._rows_of_one(hidden)
+        led = slice(self._place * rows, (self._place + 1) * rows)
         is_new = cache.enter(self._timestep, self._ids)
         watched, start, units = None, hidden, 0
         if watches is Watch.FIRST_PAIR:
             start, units = self._run(0, fn, hidden, context, modulation), 1
-            watched = (start[:rows] - hidden[:rows]).detach() if is_new else None
+            watched = (start[led] - hidden[led]).detach() if is_new else None
         elif watches is Watch.INPUT and is_new:
-            watched = cache.body.first_input(hidden[:rows], modulation[:rows]).detach()
+            row = modulation if modulation.shape[0] == 1 else modulation[led]
+            watched = cache.body.first_input(hidden[led], row).detach()
         if is_new:
-            cache.decide(self._ids[0], watched)
+            shape = shape_of_part(hidden, len(self._ids))
+            cache.decide((*self._ids, *self._others), shape, self._leader, watched)
         residual = cache.expected(self._ids, start, self._timestep)
         if residual is not None:
             self._start = None
@@ -238,6 +276,11 @@ class _Call:
                 "conditionings in equal parts. Name each part of the batch once."
             )
         return rows
+
+
+def shape_of_part(hidden: Tensor, count: int) -> tuple[int, ...]:
+    """Return the shape of one of `count` equal parts of a batch."""
+    return (hidden.shape[0] // count, *hidden.shape[1:])
 
 
 def relative_change(now: Tensor, before: Tensor | None) -> float | None:

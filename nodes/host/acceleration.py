@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_patcher
@@ -19,77 +18,23 @@ from torch import Tensor, nn
 
 from ...latte_core.acceleration.body import body_of
 from ...latte_core.acceleration.pab import AttentionBroadcast
-from ...latte_core.acceleration.policies import Policy, Step, Verdict, Watch
 from ...latte_core.acceleration.run import CacheReport
 from ...latte_core.acceleration.settings import PAB, CacheSettings
-from ...latte_core.acceleration.step_cache import StepCache
-from ...latte_core.errors import IncompatibleInputsError
+from ...latte_core.acceleration.step_cache import StepCache, Tally
 from ...latte_core.model.attention import BlockHooks
+from .guidance import GuidanceOfRun, cache_guidance
 from .hooks import RUN_CACHE
+from .placing import Place, PlacedPolicy, surroundings
 
 KEY = "latte_accelerate"
+POSITIVE = 0  # in `cond_or_uncond`; the negative is 1
 STOCK_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
-SAME_SIGMA = 1e-4  # relative; samplers compute with noise levels in float32
 
 logger = logging.getLogger("latte")
 
 
-@dataclass(slots=True)
-class Place:
-    """Where in the run's list of noise levels the model call under way is.
-
-    Args:
-        sigmas: noise levels of the run, high to low, without the last, which is the result's.
-        index: of the step that the call belongs to.
-    """
-
-    sigmas: Sequence[float]
-    index: int = 0
-
-    def move_to(self, sigma: float) -> None:
-        """Find the step whose noise level was reached last; between two levels, the higher."""
-        reached = sum(level >= sigma * (1 - SAME_SIGMA) for level in self.sigmas)
-        self.index = max(reached - 1, 0)
-
-
-class PlacedPolicy:
-    """A policy asked about a step's place among the noise levels, not about the number of the call.
-
-    So samplers that call the model several times in a step (heun, dpmpp_sde) follow a list of
-    steps: each call is decided as the step that its noise level belongs to.
-
-    Args:
-        policy: decides.
-        place: kept up to date by the run.
-    """
-
-    def __init__(self, policy: Policy, place: Place) -> None:
-        self._policy = policy
-        self._place = place
-
-    @property
-    def watches(self) -> Watch:  # type: ignore[override]  # a constant of the policy inside
-        """What the policy wants to be told."""
-        return self._policy.watches
-
-    def decide(self, step: Step, change: float | None, carried: float) -> Verdict:
-        """Ask about the place; the first call of a run is always computed."""
-        return self._policy.decide(self._placed(), change, carried)
-
-    def planned(self, step: Step) -> bool | None:
-        """Ask about the place."""
-        return self._policy.planned(self._placed())
-
-    def check(self, num_steps: int) -> None:
-        """Refuse a run that the policy does not fit."""
-        self._policy.check(num_steps)
-
-    def _placed(self) -> Step:
-        return Step(index=self._place.index, num_steps=len(self._place.sigmas))
-
-
 class CacheOfRun:
-    """The step cache or attention broadcast of one run of a sampler.
+    """The step cache or attention broadcast of one run of a sampler, and its guidance cache.
 
     Args:
         settings: what is cached.
@@ -107,7 +52,7 @@ class CacheOfRun:
         self._place = Place(sigmas=list(sigmas[:-1]))
         num_steps = len(self._place.sigmas)
         policy = settings.make_policy(num_steps, sampler)
-        self._cache: StepCache | AttentionBroadcast
+        self._cache: StepCache | AttentionBroadcast | None = None
         if policy is not None:
             placed: Any = PlacedPolicy(policy, self._place)
             self._cache = StepCache(
@@ -115,11 +60,10 @@ class CacheOfRun:
             )
         elif settings.policy == PAB:
             self._cache = AttentionBroadcast(settings.broadcast, num_steps=num_steps)
-        else:
-            raise IncompatibleInputsError(
-                f"The cache {settings.policy} skips nothing inside ComfyUI. Choose another policy, "
-                "or mode off."
-            )
+        self.guidance: GuidanceOfRun | None = None
+        if settings.guidance is not None:
+            self.guidance = GuidanceOfRun(settings.guidance, self._place, policy)
+        self._calls = 0
 
     def hooks(
         self, inner: BlockHooks, *, timestep: Tensor, videos: int, options: dict[str, Any]
@@ -132,44 +76,59 @@ class CacheOfRun:
             videos: rows of the transformer's batch.
             options: `transformer_options` of the call.
         """
+        self._calls += 1
+        if self._cache is None:
+            return inner
         time = float(timestep.flatten()[0])
         sigma = options.get("sigmas")
         if sigma is not None:
             self._place.move_to(float(sigma.flatten()[0]))
-        ids = ids_of(options)
+        ids, watched = ids_of(options), watched_of(options)
         if videos % len(ids):
-            ids = (tuple(ids),)
-        return self._cache.hooks(inner, timestep=time, ids=ids)
+            ids, watched = (tuple(ids),), 0
+        if isinstance(self._cache, AttentionBroadcast):
+            return self._cache.hooks(inner, timestep=time, ids=ids)
+        others = () if self.guidance is None else self.guidance.asked(options)
+        missing = [name for name in others if name not in ids]
+        return self._cache.hooks(inner, timestep=time, ids=ids, watched=watched, others=missing)
 
     def close(self) -> CacheReport:
         """Forget everything; return and log what was computed."""
-        tally = self._cache.tally
+        guidance = self.guidance
+        steps = 0 if guidance is None else guidance.steps
+        tally = Tally(full_steps=steps) if self._cache is None else self._cache.tally
         report = CacheReport(
             num_steps=tally.full_steps + tally.skipped_steps,
             full_steps=tally.full_steps,
             skipped_steps=tally.skipped_steps,
-            half_steps=0,
+            half_steps=0 if guidance is None else guidance.half_steps,
             forced_calls=tally.forced_calls,
-            work=tally.work / tally.whole if tally.whole else 1.0,
+            work=(tally.work / tally.whole if tally.whole else 1.0)
+            * (1.0 if guidance is None else guidance.share),
         )
-        self._cache.reset()
+        if guidance is not None and self._calls and not steps:
+            guidance.warn()  # another node answers in the place of calc_cond_batch
+        self._cache = self.guidance = None
         logger.info("Latte Accelerate: %s", report.sentence())
         return report
 
 
 def ids_of(options: dict[str, Any]) -> tuple[Hashable, ...]:
-    """Name the equal parts of a call's batch: conditioning, context window, replaced blocks.
-
-    The last tells a skip-layer guidance call, which has the same conditioning, from a plain one.
-    """
+    """Name the equal parts of a call's batch: conditioning, and what surrounds the call."""
     conds = list(options.get("cond_or_uncond") or [0])
     names = list(options.get("uuids") or conds)
     if len(names) != len(conds) or len(set(names)) != len(names):
         names = list(enumerate(conds))
-    window = getattr(options.get("context_window"), "index_list", ())
-    replaced = options.get("patches_replace", {}).get("dit", {})
-    about = (tuple(window), tuple(sorted(map(str, replaced))))
-    return tuple((name, *about) for name in names)
+    return tuple((name, *surroundings(options)) for name in names)
+
+
+def watched_of(options: dict[str, Any]) -> int:
+    """Return the part of a call's batch by which a step is judged: the first positive one.
+
+    ComfyUI stacks the negative on top, but calls the positive first where memory parts them.
+    """
+    conds = list(options.get("cond_or_uncond") or [0])
+    return conds.index(POSITIVE) if POSITIVE in conds else 0
 
 
 def accelerate(model: Any, settings: CacheSettings | None) -> Any:
@@ -177,11 +136,14 @@ def accelerate(model: Any, settings: CacheSettings | None) -> Any:
 
     A second Latte Accelerate behind a first one replaces it.
     """
-    kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+    kinds = comfy.patcher_extension.WrappersMP
     patched = model.clone()
-    patched.remove_wrappers_with_key(kind, KEY)
+    for kind in (kinds.OUTER_SAMPLE, kinds.CALC_COND_BATCH):
+        patched.remove_wrappers_with_key(kind, KEY)
     if settings is not None:
-        patched.add_wrapper_with_key(kind, KEY, RunWrapper(settings))
+        patched.add_wrapper_with_key(kinds.OUTER_SAMPLE, KEY, RunWrapper(settings))
+    if settings is not None and settings.guidance is not None:
+        patched.add_wrapper_with_key(kinds.CALC_COND_BATCH, KEY, cache_guidance)
     return patched
 
 

@@ -16,6 +16,7 @@ SCRIPTS = (
     "compiled",
     "precision",
     *("class_native", "class_sampling", "class_border", "lora", "acceleration", "calibration"),
+    *("guidance", "accelerators"),
 )
 
 pytestmark = [

@@ -34,6 +34,20 @@ def test_off_is_no_cache_whatever_else_is_set() -> None:
     assert settings(mode="off", policy="teacache", threshold=0.2) is None
 
 
+def test_off_with_a_guidance_cache_skips_no_steps() -> None:
+    made = settings(mode="off", guidance_cache=True)
+    assert made.make_policy(50, "ddim") is None
+    assert made.guidance is not None
+
+
+@pytest.mark.parametrize("policy", ["auto", "teacache", "first-block", "pab"])
+def test_a_guidance_cache_is_added_to_any_policy_and_off_by_default(policy: str) -> None:
+    assert settings(policy=policy).guidance is None
+    made = settings(policy=policy, guidance_cache=True)
+    assert made.guidance is not None
+    assert made.policy == settings(policy=policy).policy
+
+
 def test_threshold_zero_is_the_policys_own() -> None:
     assert settings(policy="teacache").make_policy(50, "ddim").threshold == 0.15
     assert settings(policy="first-block", threshold=0.07).make_policy(9, "").threshold == 0.07

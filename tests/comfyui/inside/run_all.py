@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import acceleration
+import accelerators
 import border
 import calibration
 import class_border
 import class_native
 import class_sampling
 import compiled
+import guidance
 import lora
 import native
 import precision
@@ -22,5 +24,6 @@ MODULES = (
     compiled,
     precision,
     *(class_native, class_sampling, class_border, lora, acceleration, calibration),
+    *(guidance, accelerators),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})

@@ -287,7 +287,7 @@ def test_windows_keep_residuals_of_their_own(text_model: Any) -> None:
     assert len(counted.indices) == 3 * len(HALF.full_steps) * text_model.config.num_layers
 
 
-def test_a_call_of_which_nothing_is_known_is_computed_in_a_skipped_step(text_model: Any) -> None:
+def test_a_step_whose_first_call_can_repeat_nothing_is_computed_in_full(text_model: Any) -> None:
     plan = StaticSchedule(num_steps=STEPS, full_steps=(0,))
     cache, counted = make_cache(text_model, plan), Counted()
 
@@ -302,7 +302,28 @@ def test_a_call_of_which_nothing_is_known_is_computed_in_a_skipped_step(text_mod
     assert len(counted.indices) == 2 * computed
     predict(2, NAMES)
     assert len(counted.indices) == 2 * computed
-    assert (cache.tally.skipped_steps, cache.tally.forced_calls) == (2, 1)
+    tally = cache.tally
+    assert (tally.full_steps, tally.skipped_steps, tally.forced_calls) == (2, 1, 0)
+
+
+def test_a_later_call_of_which_nothing_is_known_is_computed_in_a_skipped_step(
+    text_model: Any,
+) -> None:
+    plan = StaticSchedule(num_steps=STEPS, full_steps=(0,))
+    cache, counted = make_cache(text_model, plan), Counted()
+
+    def predict(step: int, name: str) -> None:
+        hooks = cache.hooks(counted.hooks, timestep=900.0 - step, ids=[name])
+        call(text_model, [name], hooks)(noise(step), torch.tensor([900.0]))
+
+    predict(0, "positive")
+    computed = len(counted.indices)
+    for step in (1, 2):
+        for name in ("positive", "negative"):
+            predict(step, name)
+        assert len(counted.indices) == 2 * computed
+    tally = cache.tally
+    assert (tally.full_steps, tally.skipped_steps, tally.forced_calls) == (1, 2, 1)
 
 
 def test_residuals_older_than_the_last_full_step_are_not_used(text_model: Any) -> None:
@@ -317,9 +338,9 @@ def test_residuals_older_than_the_last_full_step_are_not_used(text_model: Any) -
     predict(0, NAMES)
     predict(1, ("positive",))
     predict(2, ("positive",))
-    assert cache.tally.forced_calls == 0
+    assert cache.tally.full_steps == 2
     predict(3, NAMES)
-    assert cache.tally.forced_calls == 1
+    assert cache.tally.full_steps == 3
 
 
 def test_another_size_is_computed_anew(text_model: Any) -> None:
@@ -328,7 +349,7 @@ def test_another_size_is_computed_anew(text_model: Any) -> None:
         latents = noise(step)[:, :, :frames]
         hooks = cache.hooks(timestep=900.0 - step, ids=["positive"])
         call(text_model, ["positive"], hooks)(latents, torch.tensor([900.0]))
-    assert (cache.tally.skipped_steps, cache.tally.forced_calls) == (2, 1)
+    assert (cache.tally.full_steps, cache.tally.skipped_steps) == (2, 1)
 
 
 def test_a_run_that_starts_later_computes_its_own_first_step(text_model: Any) -> None:
