@@ -123,7 +123,7 @@ class Attention(nn.Module):
     to_q: nn.Linear
     to_k: nn.Linear
     to_v: nn.Linear
-    to_qkv: FusedLinear | None
+    to_qkv: FusedRows | None
 
     def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Attention(nn.Module):
 
     def project_values(self, tokens: Tensor) -> Tensor:
         """Return the values of tokens (B, rows, D), as they are."""
-        return self.to_v(tokens) if self.to_qkv is None else self.to_qkv.values(tokens)
+        return self.to_v(tokens) if self.to_qkv is None else self.to_qkv.project_values(tokens)
 
     def project_out(self, hidden: Tensor) -> Tensor:
         """Apply the output projection."""
@@ -161,30 +161,25 @@ class Attention(nn.Module):
         )
 
 
-class FusedLinear(nn.Linear):
-    """Queries, keys and values in one product; saved and loaded as the three layers they are.
+class FusedRows(nn.Module):
+    """Queries, keys and values in one linear layer; saved and loaded as the three layers they are.
 
     Rows are ordered by head, then query, key and value, then channel, because then a place and a
-    head of the output are one axis of constant stride; see `attend_across_frames`.
-
-    Args:
-        layers: to_q, to_k and to_v.
-        heads: attention heads N.
+    head of the output are one axis of constant stride; see `attend_across_frames`. What a layer is
+    made of, a class beside this one says: tensors of 3 * D rows each, and their product.
     """
 
     NAMES = ("to_q", "to_k", "to_v")
+    TENSORS: tuple[str, ...]
+    heads: int
 
-    def __init__(self, layers: tuple[nn.Linear, ...], heads: int) -> None:
-        width = layers[0].in_features
-        super().__init__(  # pyright: ignore[reportUnknownMemberType]
-            width, 3 * width, device="meta"
-        )
-        self.heads = heads
-        for name in ("weight", "bias"):
-            parameters: list[nn.Parameter] = [getattr(layer, name) for layer in layers]
-            joined = self.interleave([one.detach() for one in parameters])
-            setattr(self, name, nn.Parameter(joined, requires_grad=parameters[0].requires_grad))
-        self.train(layers[0].training)
+    def product(self, tokens: Tensor, *tensors: Tensor) -> Tensor:
+        """Apply the rows that are in `tensors`, of the kinds in `TENSORS`: (..., D) -> (..., R)."""
+        raise NotImplementedError
+
+    def single(self) -> nn.Module:
+        """Return the layer that one of the three is apart, with its tensors still to be set."""
+        raise NotImplementedError
 
     def interleave(self, parts: list[Tensor]) -> Tensor:
         """Join three (D, ...) into (3 * D, ...)."""
@@ -199,14 +194,25 @@ class FusedLinear(nn.Linear):
         """Return (3 * D, ...) as (N, 3, D/N, ...), a view."""
         return joined.view(self.heads, 3, -1, *joined.shape[1:])
 
-    def values(self, tokens: Tensor) -> Tensor:
+    def project_values(self, tokens: Tensor) -> Tensor:
         """Return the values of tokens (..., D) alone."""
-        weight, bias = (self.by_head(t)[:, 2].flatten(0, 1) for t in (self.weight, self.bias))
-        return F.linear(tokens, weight, bias)
+        whole: list[Tensor] = [getattr(self, name) for name in self.TENSORS]
+        return self.product(tokens, *(self.by_head(one)[:, 2].flatten(0, 1) for one in whole))
+
+    def apart(self) -> dict[str, nn.Module]:
+        """Return the three layers by name, to the last bit of their tensors."""
+        layers = {name: self.single().train(self.training) for name in self.NAMES}
+        for name in self.TENSORS:
+            whole: Tensor = getattr(self, name)
+            for layer, part in zip(layers.values(), self.separate(whole), strict=True):
+                if isinstance(whole, nn.Parameter):
+                    part = nn.Parameter(part, requires_grad=whole.requires_grad)
+                setattr(layer, name, part)
+        return layers
 
     def join(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Put a fused weight and bias into a state dict in the place of the released ones."""
-        for name in ("weight", "bias"):
+        """Put the fused tensors into a state dict in the place of the released ones."""
+        for name in self.TENSORS:
             keys = [f"{prefix}{layer}.{name}" for layer in self.NAMES]
             if all(key in state_dict for key in keys):
                 parts = [state_dict.pop(key) for key in keys]
@@ -215,8 +221,39 @@ class FusedLinear(nn.Linear):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Write the released names in the place of this layer's."""
         start = prefix.removesuffix("to_qkv.")
-        for name in ("weight", "bias"):
+        for name in self.TENSORS:
             value: Tensor = getattr(self, name)
             parts = self.separate(value if keep_vars else value.detach())
             for layer, part in zip(self.NAMES, parts, strict=True):
                 destination[f"{start}{layer}.{name}"] = part
+
+
+class FusedLinear(FusedRows, nn.Linear):
+    """A weight and a bias for queries, keys and values.
+
+    Args:
+        layers: to_q, to_k and to_v.
+        heads: attention heads N.
+    """
+
+    TENSORS = ("weight", "bias")
+
+    def __init__(self, layers: tuple[nn.Linear, ...], heads: int) -> None:
+        width = layers[0].in_features
+        super().__init__(  # pyright: ignore[reportUnknownMemberType]
+            width, 3 * width, device="meta"
+        )
+        self.heads = heads
+        for name in self.TENSORS:
+            parameters: list[nn.Parameter] = [getattr(layer, name) for layer in layers]
+            joined = self.interleave([one.detach() for one in parameters])
+            setattr(self, name, nn.Parameter(joined, requires_grad=parameters[0].requires_grad))
+        self.train(layers[0].training)
+
+    def product(self, tokens: Tensor, *tensors: Tensor) -> Tensor:
+        """Multiply by a weight and add a bias."""
+        return F.linear(tokens, *tensors)
+
+    def single(self) -> nn.Linear:
+        """Return a linear layer without memory."""
+        return nn.Linear(self.in_features, self.in_features, device="meta")

@@ -1,7 +1,8 @@
 """Fuse queries, keys and values of self-attention into one product, and take them apart again.
 
 A fused model saves and loads the released names. LoRAs work on the separate layers, so a fused
-model refuses them and names the way out.
+model refuses them and names the way out. A fused model can be stored in eight bits; a model in
+eight bits cannot be fused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import nn
 from ..errors import InvalidInputError
 from .attention import Attention, FusedLinear
 from .latte_t2v import LatteT2V
-from .lora_merge import MERGED
+from .lora_merge import MERGED, QUANTISED
 
 
 def fuse_qkv(model: LatteT2V) -> None:
@@ -42,14 +43,8 @@ def unfuse_qkv(model: LatteT2V) -> None:
     """Undo `fuse_qkv`, to the last bit of the weights. Other models stay as they are."""
     for attention in self_attentions(model).values():
         fused, attention.to_qkv = attention.to_qkv, None
-        if fused is None:
-            continue
-        parts = zip(fused.separate(fused.weight), fused.separate(fused.bias), strict=True)
-        for name, (weight, bias) in zip(FusedLinear.NAMES, parts, strict=True):
-            layer = nn.Linear(fused.in_features, fused.in_features, device="meta")
-            layer.weight = nn.Parameter(weight, requires_grad=fused.weight.requires_grad)
-            layer.bias = nn.Parameter(bias, requires_grad=fused.bias.requires_grad)
-            setattr(attention, name, layer.train(fused.training))
+        for name, layer in ({} if fused is None else fused.apart()).items():
+            setattr(attention, name, layer)
 
 
 def self_attentions(model: LatteT2V) -> dict[str, Attention]:
@@ -76,6 +71,11 @@ def check_plain(name: str, layer: nn.Module) -> None:
         raise InvalidInputError(
             f"Layer {name} has a LoRA merged into it, which could not be taken out of a fused "
             "model. Remove the LoRA first; to keep it, save the merged model and fuse that."
+        )
+    if hasattr(layer, QUANTISED):
+        raise InvalidInputError(
+            f"Layer {name} is stored in eight bits already. Load the model again, fuse it, then "
+            "set the precision."
         )
     if type(layer) is not nn.Linear:
         raise InvalidInputError(

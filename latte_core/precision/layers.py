@@ -14,7 +14,8 @@ from torch import nn
 MULTIPLE = 16  # eight-bit products take rows and columns in multiples of this
 LAYERS = re.compile(
     # text-to-video transformer
-    r"(temporal_)?transformer_blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0)|ff\.net\.(0\.proj|2))"
+    r"(temporal_)?transformer_blocks\.\d+"
+    r"\.(attn[12]\.(to_([qkv]|qkv)|to_out\.0)|ff\.net\.(0\.proj|2))"
     # class-conditional and unconditional transformer
     r"|blocks\.\d+\.((attn|attn_temp)\.(qkv|proj)|mlp\.fc[12])"
     # T5 encoder

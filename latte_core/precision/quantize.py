@@ -18,7 +18,7 @@ from ..text.four_bits import BYTES_PER_NUMBER, FourBitLinear
 from ..text.stored_linear import StoredLinear
 from .formats import FP8, Format, format_named
 from .layers import is_target, quantised_name
-from .linear import QuantisedLinear
+from .linear import QuantisedLinear, quantised
 from .matmul import has_product
 from .names import INT4_NAME, TEXT_PRECISIONS
 
@@ -53,7 +53,7 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
     again for its own weights.
 
     Args:
-        model: LatteT2V or Latte; changed in place.
+        model: LatteT2V or Latte, fused or not; changed in place.
         name: `fp8` (e4m3) or `int8`.
         device: where it will run; None for where its weights are.
 
@@ -61,8 +61,8 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
         What was done; where the device has no product of such numbers, that is logged, once.
 
     Raises:
-        InvalidInputError: for another format, or a model that is quantised, fused, or being
-            trained with adapters; nothing is changed then.
+        InvalidInputError: for another format, or a model that is quantised or being trained with
+            adapters; nothing is changed then.
     """
     kind = format_named(name)
     layers = _targets(model, name)
@@ -70,7 +70,7 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
     is_native = has_product(kind, device)
     if not is_native:
         logger.warning(no_product(kind, device))
-    return _replace(model, layers, partial(QuantisedLinear, kind=kind), name, is_native=is_native)
+    return _replace(model, layers, partial(quantised, kind=kind), name, is_native=is_native)
 
 
 def quantize_text(encoder: nn.Module, name: str) -> Quantisation:
@@ -168,7 +168,9 @@ def _targets(model: nn.Module, name: str) -> dict[str, nn.Linear]:
     layers = {
         place: one
         for place, one in modules_of(model).items()
-        if type(one) is nn.Linear and is_target(place, one.out_features, one.in_features)
+        if isinstance(one, nn.Linear)
+        and type(one) in (nn.Linear, FusedLinear)
+        and is_target(place, one.out_features, one.in_features)
     }
     _check(model, layers, name)
     return layers
@@ -187,11 +189,6 @@ def _check(model: nn.Module, layers: dict[str, nn.Linear], name: str) -> None:
             raise InvalidInputError(
                 "A model with adapters in training cannot be quantised. Take them off with "
                 "remove_lora, or merge them."
-            )
-        if isinstance(one, FusedLinear):
-            raise InvalidInputError(
-                "A model whose queries, keys and values are fused cannot be quantised. Take them "
-                "apart with unfuse_qkv first."
             )
     if not layers:
         raise InvalidInputError(

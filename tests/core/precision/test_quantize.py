@@ -12,7 +12,6 @@ from latte_test_support.tiny_t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.errors import IncompatibleInputsError, InvalidInputError
-from latte_core.model.fused_qkv import fuse_qkv
 from latte_core.model.lora import LoraSettings, add_lora
 from latte_core.model.lora_merge import merge_lora
 from latte_core.precision.formats import FP8, INT8
@@ -149,10 +148,6 @@ def test_merging_into_a_quantised_model_is_refused() -> None:
     assert torch.equal(run(model), before)
 
 
-def prepare_fused(model: nn.Module) -> None:
-    assert fuse_qkv(model) is None  # type: ignore[arg-type]
-
-
 def prepare_adapters(model: nn.Module) -> None:
     add_lora(model, LoraSettings(rank=2), generator=torch.Generator())  # type: ignore[arg-type]
 
@@ -164,7 +159,6 @@ def prepare_quantised(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (prepare_fused, "unfuse_qkv"),
         (prepare_adapters, "remove_lora"),
         (prepare_quantised, "stored as int8 already"),
     ],
