@@ -115,6 +115,8 @@ def say_single(thing: ObjectSpec, rng: random.Random) -> list[Phrase]:
     """Describe a single object: often plainly, else in another wording, sometimes only in part."""
     draw = rng.random()
     full = choose_form(MOVING, STILL, thing)
+    if not thing.is_named:
+        return [phrase_of(form_apart(thing), thing, 0, rng)]
     if draw < PLAIN_SHARE:
         return [phrase_of(full[0], thing, 0, None)]
     if draw < 1 - PARTIAL_SHARE:
@@ -123,6 +125,13 @@ def say_single(thing: ObjectSpec, rng: random.Random) -> list[Phrase]:
     if thing.size_name != DEFAULT_SIZE:  # an object of another size is never called without it
         some = tuple(form for form in some if "{look}" in form or "{size}" in form)
     return [phrase_of(rng.choice(some), thing, 0, rng)]
+
+
+def form_apart(thing: ObjectSpec) -> str:
+    """Return the form that says the motion and of the look the one part that has a name."""
+    part = "{color}" if thing.color in COLORS else "{shape}"
+    forms = choose_form(PARTIAL_MOVING, PARTIAL_STILL, thing)
+    return next(form for form in forms if part in form)
 
 
 def phrase_of(form: str, thing: ObjectSpec, owner: int, rng: random.Random | None) -> Phrase:
@@ -193,7 +202,7 @@ def make_caption(spec: ClipSpec, rng: random.Random) -> str:
     """Describe a clip as text training does: often plainly, else in one of many wordings.
 
     A size or background that is not the default is always named; colours, shapes and directions
-    are sometimes left out.
+    are sometimes left out, and always where they have no name.
     """
     return compose_caption(spec, rng).text
 

@@ -19,6 +19,7 @@ from .scene_parts import (
     DEFAULT_BACKGROUND,
     DIRECTIONS,
     SHAPES,
+    UNNAMED_COLORS,
     ClipSpec,
     ObjectSpec,
 )
@@ -43,18 +44,27 @@ __all__ = [
 
 BACKGROUND = BACKGROUNDS[DEFAULT_BACKGROUND]
 CLIP_FRAMES = 16
+PAINTS = {**COLORS, **UNNAMED_COLORS}
 
 
 def signed_distance(shape: str, x: Tensor, y: Tensor, size: Tensor) -> Tensor:
     """Return the distance in pixels of points (x, y) to the outline, negative inside.
 
-    The square and the circle are `size` across; the triangle points up, `size` wide and high.
+    All shapes are `size` across; the triangle points up, `size` wide and high, the bar lies and is
+    half as high, the arms of the cross are a third as wide.
     """
     half = size / 2
     if shape == "circle":
         return (x.square() + y.square()).sqrt() - half
     if shape == "square":
         return torch.maximum(x.abs(), y.abs()) - half
+    if shape == "diamond":
+        return (x.abs() + y.abs() - half) / 2**0.5
+    if shape == "bar":
+        return torch.maximum(x.abs() - half, y.abs() - half / 2)
+    if shape == "cross":
+        near, far = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
+        return torch.maximum(near - half / 3, far - half)
     # The slanted side runs from (0, -half) to (half, half): normal (2, -1) / sqrt 5.
     slanted = (2 * x.abs() - (y + half)) / 5**0.5
     return torch.maximum(slanted, y - half)
@@ -88,7 +98,7 @@ def draw_frames(specs: Sequence[ClipSpec], progress: Tensor, side: int = CLIP_SI
         background = torch.tensor(BACKGROUNDS[spec.background]).view(3, 1, 1)
         clip = background.expand(len(moments), 3, side, side)
         for thing in spec.objects:
-            color = torch.tensor(COLORS[thing.color]).view(3, 1, 1)
+            color = torch.tensor(PAINTS[thing.color]).view(3, 1, 1)
             # Objects lie apart, so that no pixel belongs to both.
             clip = clip + draw_cover(thing, moments, side) * (color - background)
         clips.append(clip)

@@ -13,6 +13,16 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.95, 0.95, 0.95),
 }
 SHAPES = ("circle", "square", "triangle")
+# No caption has a word for these: they show that a shape keeps its name in any colour, and a colour
+# in any shape. None is near a colour that is held out for some shape.
+UNNAMED_COLORS: dict[str, tuple[float, float, float]] = {
+    "orange": (0.95, 0.50, 0.10),
+    "pink": (0.95, 0.55, 0.75),
+    "cyan": (0.10, 0.85, 0.90),
+    "teal": (0.05, 0.48, 0.50),
+    "lime": (0.55, 0.85, 0.15),
+}
+UNNAMED_SHAPES = ("diamond", "cross", "bar")
 # unit velocity as (x, y), y down as in pictures
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "left": (-1, 0),
@@ -53,7 +63,8 @@ class ObjectSpec:
     """One object of a clip.
 
     Args:
-        color, shape, direction, size_name: keys of COLORS, SHAPES, DIRECTIONS and SIZES.
+        color, shape, direction, size_name: keys of COLORS, SHAPES, DIRECTIONS and SIZES; colour or
+            shape, not both, may be one of those without a name.
         size: pixels across.
         start: (x, y) centre in the first frame, in pixels.
         travel: pixels from the first to the last frame; 0 for "still".
@@ -66,6 +77,11 @@ class ObjectSpec:
     size: float
     start: tuple[float, float]
     travel: float
+
+    @property
+    def is_named(self) -> bool:
+        """Whether captions have words for its colour and its shape."""
+        return self.color in COLORS and self.shape in SHAPES
 
     def center(self, progress: float) -> tuple[float, float]:
         """Return the centre (x, y) at a moment, 0 = first frame, 1 = last frame."""

@@ -11,6 +11,7 @@ import random
 import zlib
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 from ..errors import InvalidInputError
 from .scene_layout import lay_out
@@ -23,6 +24,8 @@ from .scene_parts import (
     DIRECTIONS,
     SHAPES,
     SIZES,
+    UNNAMED_COLORS,
+    UNNAMED_SHAPES,
     ClipSpec,
     Kind,
     Look,
@@ -32,45 +35,57 @@ HELD_OUT_PAIRS = (("yellow", "triangle"), ("purple", "square"), ("green", "circl
 HELD_OUT_COMBINATIONS = 15  # percent of the pairs of looks that text training never shows together
 
 
+class Drawn(NamedTuple):
+    """What kind of clip a mixture gave; see `Mixture`."""
+
+    other_sizes: bool = False
+    other_background: bool = False
+    two_objects: bool = False
+    apart: bool = False
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixture:
-    """Which kinds of clips are drawn; what the three shares leave are plain single objects.
+    """Which kinds of clips are drawn; what the first four shares leave are plain single objects.
 
     Args:
         sized: share of single objects that are small or big.
         backgrounds: share of single objects on another background than the default.
         pairs: share of clips with two objects.
-        extras: share of these three kinds that have, each by chance, other sizes or another
+        apart: share of single objects with either a colour or a shape that has no name, so that
+            their captions name the other alone.
+        extras: share of the first three kinds that have, each by chance, other sizes or another
             background as well.
 
     Raises:
-        InvalidInputError: if a share is not in 0 .. 1, or the first three sum to more than 1.
+        InvalidInputError: if a share is not in 0 .. 1, or the first four sum to more than 1.
     """
 
     sized: float = 0.0
     backgrounds: float = 0.0
     pairs: float = 0.0
+    apart: float = 0.0
     extras: float = 0.1
 
     def __post_init__(self) -> None:
-        shares = (self.sized, self.backgrounds, self.pairs, self.extras)
-        if not all(0 <= share <= 1 for share in shares) or sum(shares[:3]) > 1 + 1e-9:
+        shares = (self.sized, self.backgrounds, self.pairs, self.apart, self.extras)
+        if not all(0 <= share <= 1 for share in shares) or sum(shares[:4]) > 1 + 1e-9:
             raise InvalidInputError(
                 f"The shares of a mixture are {shares}, but each must be 0 to 1, and sized, "
-                "backgrounds and pairs together 1 at most. Lower them."
+                "backgrounds, pairs and apart together 1 at most. Lower them."
             )
 
-    def draw(self, rng: random.Random) -> tuple[bool, bool, bool]:
-        """Draw whether a clip has other sizes, another background, and two objects."""
+    def draw(self, rng: random.Random) -> Drawn:
+        """Draw what kind of clip comes next."""
         place = rng.random()
         more_sizes, more_backgrounds = rng.random() < self.extras, rng.random() < self.extras
         if place < self.pairs:
-            return more_sizes, more_backgrounds, True
+            return Drawn(more_sizes, more_backgrounds, two_objects=True)
         if place < self.pairs + self.sized:
-            return True, more_backgrounds, False
+            return Drawn(True, more_backgrounds)
         if place < self.pairs + self.sized + self.backgrounds:
-            return more_sizes, True, False
-        return False, False, False
+            return Drawn(more_sizes, True)
+        return Drawn(apart=place < self.pairs + self.sized + self.backgrounds + self.apart)
 
 
 PLAIN = Mixture()
@@ -110,6 +125,14 @@ def draw_looks(
     return [first, rng.choice(others)]
 
 
+def take_apart(rng: random.Random, look: Look) -> Look:
+    """Return a look with the same shape in a colour without a name, or the other way round."""
+    color, shape = look
+    if rng.random() < 0.5:
+        return rng.choice(list(UNNAMED_COLORS)), shape
+    return color, rng.choice(UNNAMED_SHAPES)
+
+
 def draw_size_names(rng: random.Random, count: int, first: str | None, others: bool) -> list[str]:
     """Draw the size names of a clip's objects, `first` for the first one.
 
@@ -147,15 +170,16 @@ def draw_names(
         color, shape, direction, size, background, num_objects, mixture, allow_held_out: as in
             `make_clip_spec`.
     """
-    other_sizes, other_background, is_pair = mixture.draw(rng)
-    count = num_objects or 1 + is_pair
-    looks = draw_looks(rng, count, color, shape, allow_held_out)
+    drawn = mixture.draw(rng)
+    looks = draw_looks(rng, num_objects or 1 + drawn.two_objects, color, shape, allow_held_out)
+    if drawn.apart:
+        looks[0] = take_apart(rng, looks[0])
     directions = [rng.choice(list(DIRECTIONS)) for _ in looks]
     directions[0] = direction or directions[0]
-    sizes = draw_size_names(rng, count, size, other_sizes)
+    sizes = draw_size_names(rng, len(looks), size, drawn.other_sizes)
     others = [name for name in BACKGROUNDS if name != DEFAULT_BACKGROUND]
-    drawn = rng.choice(others) if other_background else DEFAULT_BACKGROUND
-    return list(zip(looks, directions, sizes, strict=True)), background or drawn
+    other = rng.choice(others) if drawn.other_background else DEFAULT_BACKGROUND
+    return list(zip(looks, directions, sizes, strict=True)), background or other
 
 
 def make_clip_spec(

@@ -7,6 +7,11 @@ come two objects, sizes and backgrounds, then clips vary more and more, and whol
 (In one run each: from whole clips of all kinds, direction words had no effect after 5,000 steps;
 from single frames of all kinds, without spread, "left" and "right" were the same after 1,000; those
 weights, trained on with plain objects alone, told them apart within 200 steps more.)
+
+The more clips of two objects a model had seen, the more it took each colour for the shapes it had
+come with: with 35 % of them, 63 % of looks never trained were right, a yellow triangle being drawn
+as a square. With 30 %, and 25 % of clips that name the colour of a shape without a name or the
+shape of a colour without one, it was 83 % (30 clips each).
 """
 
 from __future__ import annotations
@@ -104,11 +109,12 @@ SINGLE: dict[str, Any] = {"num_frames": 1, "frame_choice": "scattered", "batch_s
 SOME: dict[str, Any] = {"num_frames": 8, "frame_choice": "scattered", "batch_size": 24}
 IMAGES: dict[str, Any] = {"num_images": 1, "images_through_temporal": True}
 
+VARIED_MIXTURE = Mixture(sized=0.1, backgrounds=0.1, pairs=0.3, apart=0.25)
 TEXT_SETS = (
     text_set("plain", 400, 0.0, PLAIN),
     text_set("fixed", 1200, 0.0),
     text_set("half", 1500, 0.5),
-    text_set("free", 6000, 1.0),
+    text_set("free", 6000, 1.0, VARIED_MIXTURE),
 )
 TEXT_STAGES = (
     Stage(data="plain", settings={**SINGLE, "num_steps": 800}),

@@ -26,7 +26,13 @@ from latte_core.training.captions import (
     make_caption,
     plain_caption,
 )
-from latte_core.training.scene_parts import COLORS, DIRECTIONS, SHAPES
+from latte_core.training.scene_parts import (
+    COLORS,
+    DIRECTIONS,
+    SHAPES,
+    UNNAMED_COLORS,
+    UNNAMED_SHAPES,
+)
 from latte_core.training.scenes import Mixture, make_clip_spec
 
 PAIRS = Mixture(pairs=1.0, extras=0.3)
@@ -92,6 +98,16 @@ def test_a_default_size_is_never_named_and_the_background_seldom() -> None:
     assert not {"small", "big", "medium"} & {word for text in texts for word in words_of(text)}
     named = sum("background" in text or "black" in text for text in texts)
     assert 10 < named < 100
+
+
+def test_what_has_no_name_is_left_out_and_what_has_one_is_said() -> None:
+    for caption, spec in captions_of(Mixture(apart=1.0), 200):
+        thing = spec.objects[0]  # type: ignore[attr-defined]
+        (phrase,) = (phrase for phrase in caption.phrases if phrase.owner == 0)
+        named = {"color": thing.color} if thing.color in COLORS else {"shape": thing.shape}
+        assert phrase.said == {**named, "direction": thing.direction}
+        assert words_of(caption.text) & {*COLORS, *SHAPES} == set(named.values())
+        assert not words_of(caption.text) & {*UNNAMED_COLORS, *UNNAMED_SHAPES}
 
 
 def test_phrases_know_what_the_caption_says_of_their_object() -> None:

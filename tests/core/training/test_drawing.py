@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 import torch
 
-from latte_core.training.drawing import COLORS, draw_clips, draw_frames, make_clip_spec
+from latte_core.training.drawing import (
+    COLORS,
+    PAINTS,
+    draw_clips,
+    draw_frames,
+    make_clip_spec,
+    signed_distance,
+)
 from latte_core.training.scene_parts import BACKGROUNDS
 from latte_core.training.scenes import Mixture
 
-RICH = Mixture(sized=0.3, backgrounds=0.3, pairs=0.4, extras=0.5)
-SPECS = [make_clip_spec(random.Random(seed), mixture=RICH) for seed in range(60)]
+RICH = Mixture(sized=0.2, backgrounds=0.2, pairs=0.3, apart=0.3, extras=0.5)
+SPECS = [make_clip_spec(random.Random(seed), mixture=RICH) for seed in range(120)]
 
 
 def test_objects_never_touch_the_border() -> None:
@@ -49,8 +57,28 @@ def test_two_objects_are_drawn_as_each_would_be_alone() -> None:
 def test_every_object_shows_its_full_color() -> None:
     for spec, clip in zip(SPECS, draw_clips(SPECS), strict=True):
         for thing in spec.objects:
-            color = torch.tensor(COLORS[thing.color]).view(1, 3, 1, 1)
+            color = torch.tensor(PAINTS[thing.color]).view(1, 3, 1, 1)
             assert float((clip - color).abs().amax(dim=1).flatten(1).amin(dim=1).max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"),
+    [
+        ("square", 1.0),
+        ("circle", math.pi / 4),
+        ("triangle", 0.5),
+        ("diamond", 0.5),
+        ("bar", 0.5),
+        ("cross", 5 / 9),
+    ],
+)
+def test_shapes_cover_their_share_of_the_square_around_them(shape: str, share: float) -> None:
+    grid = torch.arange(64.0) - 31.5
+    distance = signed_distance(shape, grid, grid.view(-1, 1), torch.tensor(48.0))
+    cover = (0.5 - distance).clamp(0, 1)
+    assert float(cover.sum()) / 48**2 == pytest.approx(share, rel=0.02)
+    columns = (cover > 0.5).any(dim=0).sum()
+    assert 46 <= int(columns) <= 48
 
 
 def test_a_clip_of_one_frame_is_the_first_moment() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import combinations, product
@@ -18,11 +19,14 @@ from latte_core.training.scene_parts import (
     GAP,
     SHAPES,
     SIZES,
+    UNNAMED_COLORS,
+    UNNAMED_SHAPES,
     ObjectSpec,
 )
 from latte_core.training.scenes import (
     HELD_OUT_PAIRS,
     TEXT_MIXTURE,
+    Drawn,
     Mixture,
     is_held_out,
     make_clip_spec,
@@ -97,11 +101,39 @@ def test_a_gap_is_least_between_the_first_and_the_last_moment() -> None:
 
 def test_shares_of_a_mixture_are_those_asked_for() -> None:
     rng = random.Random(0)
-    kinds = Counter(RICH.draw(rng) for _ in range(20_000))
-    assert sum(n for (_, _, pair), n in kinds.items() if pair) / 20_000 == pytest.approx(
-        0.4, abs=0.02
-    )
-    assert kinds[(False, False, False)] / 20_000 == pytest.approx(0.1, abs=0.02)
+    mixture = Mixture(sized=0.2, backgrounds=0.1, pairs=0.3, apart=0.25, extras=0.0)
+    kinds = Counter(mixture.draw(rng) for _ in range(20_000))
+    shares = {kind: count / 20_000 for kind, count in kinds.items()}
+    assert shares == {
+        Drawn(two_objects=True): pytest.approx(0.3, abs=0.01),
+        Drawn(other_sizes=True): pytest.approx(0.2, abs=0.01),
+        Drawn(other_background=True): pytest.approx(0.1, abs=0.01),
+        Drawn(apart=True): pytest.approx(0.25, abs=0.01),
+        Drawn(): pytest.approx(0.15, abs=0.01),
+    }
+
+
+def test_other_sizes_and_backgrounds_come_beside_in_the_share_of_extras() -> None:
+    rng = random.Random(0)
+    kinds = [Mixture(pairs=1.0, extras=0.25).draw(rng) for _ in range(20_000)]
+    for part in ("other_sizes", "other_background"):
+        share = sum(getattr(kind, part) for kind in kinds) / len(kinds)
+        assert share == pytest.approx(0.25, abs=0.01)
+
+
+def test_apart_clips_show_one_part_that_has_a_name_and_one_that_has_none() -> None:
+    specs = [make_clip_spec(random.Random(seed), mixture=Mixture(apart=1.0)) for seed in range(300)]
+    looks = Counter((one.color, one.shape) for spec in specs for one in spec.objects)
+    assert set(looks) == {
+        *product(UNNAMED_COLORS, SHAPES),
+        *product(COLORS, UNNAMED_SHAPES),
+    }
+    assert not any(one.is_named for spec in specs for one in spec.objects)
+
+
+def test_colors_without_a_name_are_nobody_elses() -> None:
+    for unnamed, named_color in product(UNNAMED_COLORS.values(), COLORS.values()):
+        assert math.dist(unnamed, named_color) > 0.3
 
 
 def test_plain_clips_are_single_and_of_the_default_size_and_background() -> None:
@@ -113,7 +145,10 @@ def test_plain_clips_are_single_and_of_the_default_size_and_background() -> None
         assert thing.travel == 0 if thing.direction == "still" else 20 <= thing.travel <= 36
 
 
-@pytest.mark.parametrize("shares", [{"sized": -0.1}, {"pairs": 0.6, "sized": 0.5}, {"extras": 2.0}])
+@pytest.mark.parametrize(
+    "shares",
+    [{"sized": -0.1}, {"pairs": 0.6, "sized": 0.5}, {"extras": 2.0}, {"apart": 0.6, "sized": 0.5}],
+)
 def test_impossible_mixtures_are_refused(shares: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match="must be 0 to 1"):
         Mixture(**shares)
