@@ -215,8 +215,7 @@ class _Call:
         self._inner = inner
         self._timestep = timestep
         self._ids = ids
-        self._leader = ids[watched]
-        self._place = watched
+        self._watched = watched
         self._others = others
         self._start: Tensor | None = None  # what the residual is counted from; None: skipped
 
@@ -238,7 +237,7 @@ class _Call:
         """Return the tokens behind the first unit, or in a skipped step those behind the last."""
         cache, watches = self._cache, self._cache.policy.watches
         rows = self._rows_of_one(hidden)
-        led = slice(self._place * rows, (self._place + 1) * rows)
+        led = slice(self._watched * rows, (self._watched + 1) * rows)
         is_new = cache.enter(self._timestep, self._ids)
         watched, start, units = None, hidden, 0
         if watches is Watch.FIRST_PAIR:
@@ -249,7 +248,7 @@ class _Call:
             watched = cache.body.first_input(hidden[led], row).detach()
         if is_new:
             shape = shape_of_part(hidden, len(self._ids))
-            cache.decide((*self._ids, *self._others), shape, self._leader, watched)
+            cache.decide((*self._ids, *self._others), shape, self._ids[self._watched], watched)
         residual = cache.expected(self._ids, start, self._timestep)
         if residual is not None:
             self._start = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from host import STARTER, Stage, expect, expect_error, relative
+from host import STARTER, Stage, expect, expect_error, relative, windows
 from lora import starter as core_starter
 from lora import write_file as write_lora
 from tiny import frames, given_for, load
@@ -207,23 +207,9 @@ def check_lora_and_cache(stage: Stage) -> None:
 
 
 def check_context_windows_and_cache(stage: Stage) -> None:
-    known = {item.id for item in stage.stock["ContextWindowsManual"].define_schema().inputs}
-    inputs = {
-        "context_length": 4,
-        "context_overlap": 2,
-        "context_stride": 1,
-        "dim": 0,
-        "context_schedule": "standard_static",
-        "fuse_method": "pyramid",
-        "closed_loop": False,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-    }
-    inputs = {key: value for key, value in inputs.items() if key in known}
-    windows = stage.call("ContextWindowsManual", model=accelerated(stage), **inputs)[0]
+    windowed = windows(stage, accelerated(stage), 4, 2, is_causal=True)
     with notes() as heard:
-        found = stage.ksampler(windows, steps=STEPS, latent_image=stage.latent(frames=10))
+        found = stage.ksampler(windowed, steps=STEPS, latent_image=stage.latent(frames=10))
     expect(heard.counts() == [(5, STEPS)], heard.counts())
     expect("after all" not in " ".join(heard.texts), heard.texts)
     expect(bool(found.isfinite().all()))

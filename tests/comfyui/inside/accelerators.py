@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from acceleration import accelerated
 from compiled import compiled, report
-from guidance import apart, follow, windows
-from host import Stage, expect, expect_error, relative
+from guidance import apart, follow
+from host import Stage, expect, expect_error, relative, windows
 from lora import starter as core_starter
 from lora import write_file as write_lora
 from precision import BOUNDS, formats, quantised

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from acceleration import accelerated, core_sample, notes
-from host import Stage, expect, relative
+from host import Stage, expect, relative, windows
 from tiny import frames, given_for, load
 
 STEPS = 10
@@ -160,26 +160,6 @@ def check_guidance_cache_says_when_another_node_computes_guidance(stage: Stage) 
         expect(relative(found, stage.ksampler(steps=STEPS)) < 1e-4, answer.__name__)
         warned = [text for text in heard.texts if "guidance_cache needs one positive" in text]
         expect(len(warned) == 1, answer.__name__, heard.texts)
-
-
-def windows(stage: Stage, model: Any, length: int, overlap: int) -> Any:
-    """Put ComfyUI's static context windows on a model."""
-    known = {item.id for item in stage.stock["ContextWindowsManual"].define_schema().inputs}
-    inputs = {
-        "context_length": length,
-        "context_overlap": overlap,
-        "context_stride": 1,
-        "dim": 0,
-        "context_schedule": "standard_static",
-        "fuse_method": "pyramid",
-        "closed_loop": False,
-        "freenoise": False,
-        "cond_retain_index_list": "",
-        "split_conds_to_windows": False,
-        "causal_window_fix": False,  # would show a window the frame before it
-    }
-    inputs = {key: value for key, value in inputs.items() if key in known}
-    return stage.call("ContextWindowsManual", model=model, **inputs)[0]
 
 
 class Given:

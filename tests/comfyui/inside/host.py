@@ -166,6 +166,26 @@ def expect_error(name: str, words: list[str], call: Callable[[], Any]) -> str:
     raise AssertionError(f"nothing was raised; expected {name}")
 
 
+def windows(stage: Stage, model: Any, length: int, overlap: int, *, is_causal: bool = False) -> Any:
+    """Put ComfyUI's static context windows on a model."""
+    known = {item.id for item in stage.stock["ContextWindowsManual"].define_schema().inputs}
+    inputs = {
+        "context_length": length,
+        "context_overlap": overlap,
+        "context_stride": 1,
+        "dim": 0,
+        "context_schedule": "standard_static",
+        "fuse_method": "pyramid",
+        "closed_loop": False,
+        "freenoise": False,
+        "cond_retain_index_list": "",
+        "split_conds_to_windows": False,
+        "causal_window_fix": is_causal,  # shows a window the frame before it
+    }
+    inputs = {key: value for key, value in inputs.items() if key in known}
+    return stage.call("ContextWindowsManual", model=model, **inputs)[0]
+
+
 def run(namespace: dict[str, Any]) -> None:
     """Run every function whose name starts with `check_` and print one JSON line for each."""
     logging.getLogger().setLevel(logging.ERROR)
