@@ -50,8 +50,9 @@ PAINTS = {**COLORS, **UNNAMED_COLORS}
 def signed_distance(shape: str, x: Tensor, y: Tensor, size: Tensor) -> Tensor:
     """Return the distance in pixels of points (x, y) to the outline, negative inside.
 
-    All shapes are `size` across; the triangle points up, `size` wide and high, the bar lies and is
-    half as high, the arms of the cross are a third as wide.
+    All shapes are `size` across; the triangle and the chevron point up, the bar lies and the pillar
+    stands, half as thick, the dome is the upper half of a circle, the arms of the cross are a third
+    as wide, those of the ell as well, and the hole of the ring is half as wide.
     """
     half = size / 2
     if shape == "circle":
@@ -60,11 +61,28 @@ def signed_distance(shape: str, x: Tensor, y: Tensor, size: Tensor) -> Tensor:
         return torch.maximum(x.abs(), y.abs()) - half
     if shape == "diamond":
         return (x.abs() + y.abs() - half) / 2**0.5
-    if shape == "bar":
-        return torch.maximum(x.abs() - half, y.abs() - half / 2)
+    if shape == "ring":
+        radius = (x.square() + y.square()).sqrt()
+        return torch.maximum(radius - half, half / 2 - radius)
+    if shape == "dome":
+        lowered = y - half / 2
+        return torch.maximum((x.square() + lowered.square()).sqrt() - half, lowered)
+    if shape in ("bar", "pillar"):
+        along, across = (x.abs(), y.abs()) if shape == "bar" else (y.abs(), x.abs())
+        return torch.maximum(along - half, across - half / 2)
+    if shape == "ell":
+        missing = torch.maximum(-(x + half / 3), y - half / 3)
+        return torch.maximum(torch.maximum(x.abs(), y.abs()) - half, -missing)
     if shape == "cross":
         near, far = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
         return torch.maximum(near - half / 3, far - half)
+    if shape == "chevron":
+        return torch.maximum(triangle_distance(x, y, half), -triangle_distance(x, y - half, half))
+    return triangle_distance(x, y, half)
+
+
+def triangle_distance(x: Tensor, y: Tensor, half: Tensor) -> Tensor:
+    """Return the distance to a triangle that points up, twice `half` wide and high."""
     # The slanted side runs from (0, -half) to (half, half): normal (2, -1) / sqrt 5.
     slanted = (2 * x.abs() - (y + half)) / 5**0.5
     return torch.maximum(slanted, y - half)

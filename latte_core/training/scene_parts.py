@@ -14,15 +14,17 @@ COLORS: dict[str, tuple[float, float, float]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 # No caption has a word for these: they show that a shape keeps its name in any colour, and a colour
-# in any shape. None is near a colour that is held out for some shape.
+# in any shape. None is near one that has a word.
 UNNAMED_COLORS: dict[str, tuple[float, float, float]] = {
     "orange": (0.95, 0.50, 0.10),
     "pink": (0.95, 0.55, 0.75),
     "cyan": (0.10, 0.85, 0.90),
     "teal": (0.05, 0.48, 0.50),
     "lime": (0.55, 0.85, 0.15),
+    "olive": (0.45, 0.45, 0.08),
+    "magenta": (0.90, 0.15, 0.58),
 }
-UNNAMED_SHAPES = ("diamond", "cross", "bar")
+UNNAMED_SHAPES = ("diamond", "cross", "bar", "pillar", "ring", "ell", "dome", "chevron")
 # unit velocity as (x, y), y down as in pictures
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "left": (-1, 0),

@@ -16,7 +16,7 @@ from latte_core.training.drawing import (
     make_clip_spec,
     signed_distance,
 )
-from latte_core.training.scene_parts import BACKGROUNDS
+from latte_core.training.scene_parts import BACKGROUNDS, SHAPES, UNNAMED_SHAPES
 from latte_core.training.scenes import Mixture
 
 RICH = Mixture(sized=0.2, backgrounds=0.2, pairs=0.3, apart=0.3, extras=0.5)
@@ -61,24 +61,33 @@ def test_every_object_shows_its_full_color() -> None:
             assert float((clip - color).abs().amax(dim=1).flatten(1).amin(dim=1).max()) < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("shape", "share"),
-    [
-        ("square", 1.0),
-        ("circle", math.pi / 4),
-        ("triangle", 0.5),
-        ("diamond", 0.5),
-        ("bar", 0.5),
-        ("cross", 5 / 9),
-    ],
+SHARES = (
+    ("square", 1.0),
+    ("circle", math.pi / 4),
+    ("triangle", 0.5),
+    ("diamond", 0.5),
+    ("bar", 0.5),
+    ("cross", 5 / 9),
+    ("pillar", 0.5),
+    ("ring", 3 * math.pi / 16),
+    ("ell", 5 / 9),
+    ("dome", math.pi / 8),
+    ("chevron", 3 / 8),
 )
+
+
+@pytest.mark.parametrize(("shape", "share"), SHARES)
 def test_shapes_cover_their_share_of_the_square_around_them(shape: str, share: float) -> None:
     grid = torch.arange(64.0) - 31.5
     distance = signed_distance(shape, grid, grid.view(-1, 1), torch.tensor(48.0))
     cover = (0.5 - distance).clamp(0, 1)
     assert float(cover.sum()) / 48**2 == pytest.approx(share, rel=0.02)
-    columns = (cover > 0.5).any(dim=0).sum()
-    assert 46 <= int(columns) <= 48
+    across = max(int((cover > 0.5).any(dim=side).sum()) for side in (0, 1))
+    assert 46 <= across <= 48
+
+
+def test_the_share_of_every_shape_is_known() -> None:
+    assert {shape for shape, _ in SHARES} == {*SHAPES, *UNNAMED_SHAPES}
 
 
 def test_a_clip_of_one_frame_is_the_first_moment() -> None:

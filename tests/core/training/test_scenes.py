@@ -122,7 +122,8 @@ def test_other_sizes_and_backgrounds_come_beside_in_the_share_of_extras() -> Non
 
 
 def test_apart_clips_show_one_part_that_has_a_name_and_one_that_has_none() -> None:
-    specs = [make_clip_spec(random.Random(seed), mixture=Mixture(apart=1.0)) for seed in range(300)]
+    mixture = Mixture(apart=1.0)
+    specs = [make_clip_spec(random.Random(seed), mixture=mixture) for seed in range(1500)]
     looks = Counter((one.color, one.shape) for spec in specs for one in spec.objects)
     assert set(looks) == {
         *product(UNNAMED_COLORS, SHAPES),
