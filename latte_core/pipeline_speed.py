@@ -1,6 +1,6 @@
 """What both pipelines do to run their denoiser faster: kernels, compile, replay, fewer bits.
 
-The first three change what is computed by rounding alone. Step caches, which belong to a run, are
+All but the last change what is computed by rounding alone. Step caches, which belong to a run, are
 in `acceleration.settings`.
 """
 
@@ -12,9 +12,11 @@ from torch import nn
 
 from .acceleration.compilation import RegionalCompiler, compile_model
 from .acceleration.graphs import GraphedDenoiser
-from .errors import IncompatibleInputsError
+from .errors import IncompatibleInputsError, InvalidInputError
 from .kernels.choice import KernelSet, KernelUse
 from .memory import KEEP_ALL, RESIDENT, STREAMED
+from .model.fused_qkv import fuse_qkv, unfuse_qkv
+from .model.latte_t2v import LatteT2V
 from .precision.settings import RunPrecision, apply_precision
 
 
@@ -49,6 +51,32 @@ class SpeedUps:
         """
         use = KernelUse.AUTO if is_used else KernelUse.NEVER
         self.parts.transformer.kernels = KernelSet(use)
+
+    def fuse_qkv(self, is_used: bool = True) -> None:
+        """Compute queries, keys and values of self-attention in one product in place of three.
+
+        Weights keep every bit, and are saved under the released names; videos differ by rounding.
+        LoRAs, precision, compiling and graphs go with it, set before or after. All pipelines that
+        share the transformer are changed. Class models are made with one layer for the three, so
+        that nothing is changed there.
+
+        Args:
+            is_used: False takes them apart again.
+
+        Raises:
+            InvalidInputError: for layers that a host made or that are trained with adapters, and
+                during a run for which the memory preset has moved the weights.
+        """
+        transformer = self.parts.transformer
+        if not isinstance(transformer, LatteT2V):
+            return
+        if self.parts.stages.lends(transformer):
+            raise InvalidInputError(
+                "Queries, keys and values cannot be fused or taken apart while the memory preset "
+                f"{self.parts.stages.plan.name} has the transformer on loan to the device. Do it "
+                "before the run or after it."
+            )
+        (fuse_qkv if is_used else unfuse_qkv)(transformer)
 
     def compile(self, *, autotune: bool = False) -> RegionalCompiler:
         """Compile the transformer's blocks when they first run, and use them from then on.

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from ..model.lora_merge import LoraPatch, merge_lora, refuse_quantised
+from ..model.released_weights import released_weights
 from .detect import Shaped
 from .families import Family
 from .folders import read_json
@@ -50,7 +51,8 @@ def merge_lora_file(model: nn.Module, path: Path | str, strength: float = 1.0) -
         CheckpointError: if it cannot be read, or was made for another model; see `read_lora`.
     """
     refuse_quantised(model.modules())
-    lora = read_lora(path, model.state_dict())
+    weights = {f"{layer}.weight": one for layer, one in released_weights(model).items()}
+    lora = read_lora(path, weights)
     patch = merge_lora(model, lora.tensors, strength)
     level = logging.WARNING if lora.unmatched else logging.INFO
     logger.log(level, "%s: %s Strength %g.", Path(path).name, lora.sentence, strength)

@@ -81,9 +81,7 @@ class ClassMaker:
             either(settings.temporal_attention, True),
         )
         self._notes = CacheNotes()
-        self._compile_notes = CompileNotes(
-            self._pipeline, settings.compiled, settings.cuda_graph, settings.kernels
-        )
+        self._compile_notes = CompileNotes(self._pipeline, settings)
         best = self._pipeline.defaults
         self._shape = VideoShape(
             num_frames=either(settings.frames, best.num_frames),
@@ -115,9 +113,7 @@ class ClassMaker:
             "vae": Path(self._settings.vae or "image").name,
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
-            **compile_entry(
-                self._settings.compiled, self._settings.cuda_graph, self._settings.kernels
-            ),
+            **compile_entry(self._settings),
             **precision_entry(self._settings.precision, None),
             **memory_entry(self._settings.memory),
         }

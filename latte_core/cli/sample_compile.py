@@ -1,4 +1,4 @@
-"""`--compile`, `--cuda-graph` and `--no-kernels` of `sample`: what they do, report, and record."""
+"""The options of `sample` that compute the same faster: what they do, report, and record."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ..acceleration.compilation import RegionalCompiler
 from ..class_pipeline import ClassPipeline
 from ..pipeline import Pipeline
+from .sample_settings import Settings
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,24 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         help="use torch's own operators where fused kernels would be faster (NVIDIA cards with "
         "Triton): to compare, or if a kernel is suspected of a wrong result",
     )
+    group.add_argument(
+        "--fuse-qkv",
+        action="store_true",
+        default=None,
+        help="compute queries, keys and values of self-attention in one product in place of three: "
+        "fewer and larger operations, the same weights, videos that differ by rounding; class "
+        "models are made like that",
+    )
 
 
-def compile_entry(
-    is_compiled: bool | None, has_graph: bool | None, has_kernels: bool | None
-) -> Mapping[str, Any]:
+def compile_entry(settings: Settings) -> Mapping[str, Any]:
     """Return what a recipe says of them: nothing of what is as usual."""
-    entries = {"compile": is_compiled, "cuda_graph": has_graph}
-    kernels = {"kernels": False} if has_kernels is False else {}
+    entries = {
+        "compile": settings.compiled,
+        "cuda_graph": settings.cuda_graph,
+        "fuse_qkv": settings.fuse_qkv,
+    }
+    kernels = {"kernels": False} if settings.kernels is False else {}
     return {**{name: True for name, is_on in entries.items() if is_on}, **kernels}
 
 
@@ -52,21 +63,17 @@ class CompileNotes:
 
     Args:
         pipeline: with its LoRAs and precision.
-        is_compiled, has_graph, has_kernels: what was asked for.
+        settings: what was asked for.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline | ClassPipeline,
-        is_compiled: bool | None,
-        has_graph: bool | None,
-        has_kernels: bool | None,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline | ClassPipeline, settings: Settings) -> None:
         self._pipeline = pipeline
-        if has_kernels is False:
+        if settings.kernels is False:
             pipeline.use_kernels(False)
-        self._compiler: RegionalCompiler | None = pipeline.compile() if is_compiled else None
-        if has_graph:
+        if settings.fuse_qkv:
+            pipeline.fuse_qkv()
+        self._compiler: RegionalCompiler | None = pipeline.compile() if settings.compiled else None
+        if settings.cuda_graph:
             pipeline.use_cuda_graph()
         self._counts = (0, 0)
         self._is_failure_told = False

@@ -40,7 +40,7 @@ class Settings:
         steps: a number, or a step string.
         guidance, sampler, eta, frames, height, width, fps, temporal_attention: as the options.
         half: run in float16 on an accelerator, as the authors do.
-        compiled, cuda_graph, kernels: how to run the same computation faster.
+        compiled, cuda_graph, kernels, fuse_qkv: how to run the same computation faster.
         cache: how to compute less of each run.
         precision, text_precision: how exactly transformer and text encoder compute.
         memory: a preset of `memory.PRESETS`, or `auto`.
@@ -73,6 +73,7 @@ class Settings:
     compiled: bool | None = None
     cuda_graph: bool | None = None
     kernels: bool | None = None
+    fuse_qkv: bool | None = None
     cache: CacheSettings | None = None
     precision: str | None = None
     text_precision: str | None = None
@@ -135,6 +136,7 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
         compiled=arguments.compile,
         cuda_graph=arguments.cuda_graph,
         kernels=arguments.kernels,
+        fuse_qkv=arguments.fuse_qkv,
         cache=cache_of(arguments),
         precision=arguments.precision,
         text_precision=arguments.text_precision,

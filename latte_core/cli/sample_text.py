@@ -75,9 +75,7 @@ class TextMaker:
         self._pipeline.set_precision(settings.precision)
         self._recipe = make_recipe(settings, self._pipeline, Path(model).name)
         self._notes = CacheNotes()
-        self._compile_notes = CompileNotes(
-            self._pipeline, settings.compiled, settings.cuda_graph, settings.kernels
-        )
+        self._compile_notes = CompileNotes(self._pipeline, settings)
 
     @property
     def items(self) -> Sequence[str | None]:
@@ -97,9 +95,7 @@ class TextMaker:
             **asdict(self._recipe),
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
-            **compile_entry(
-                self._settings.compiled, self._settings.cuda_graph, self._settings.kernels
-            ),
+            **compile_entry(self._settings),
             **precision_entry(self._settings.precision, self._settings.text_precision),
             **memory_entry(self._settings.memory),
         }

@@ -46,6 +46,10 @@ class Stages:
         """What is done."""
         return self.choice.plan
 
+    def lends(self, module: nn.Module) -> bool:
+        """Whether the weights of a part are away from home now."""
+        return self._lent is module
+
     def home(self, place: Place) -> torch.device:
         """Return where the weights of a part are kept."""
         return self.device if place == RESIDENT else CPU_DEVICE

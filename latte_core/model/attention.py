@@ -181,6 +181,16 @@ class FusedRows(nn.Module):
         """Return the layer that one of the three is apart, with its tensors still to be set."""
         raise NotImplementedError
 
+    def take(self, layers: tuple[nn.Module, ...]) -> None:
+        """Take up a copy of the tensors of to_q, to_k and to_v; `apart` undoes it."""
+        for name in self.TENSORS:
+            parts: list[Tensor] = [getattr(layer, name) for layer in layers]
+            joined = self.interleave([one.detach() for one in parts])
+            if isinstance(parts[0], nn.Parameter):
+                joined = nn.Parameter(joined, requires_grad=parts[0].requires_grad)
+            setattr(self, name, joined)
+        self.train(layers[0].training)
+
     def interleave(self, parts: list[Tensor]) -> Tensor:
         """Join three (D, ...) into (3 * D, ...)."""
         by_head = [part.view(self.heads, -1, *part.shape[1:]) for part in parts]
@@ -188,11 +198,15 @@ class FusedRows(nn.Module):
 
     def separate(self, joined: Tensor) -> tuple[Tensor, ...]:
         """Undo `interleave`; each part has memory of its own."""
-        return tuple(part.flatten(0, 1) for part in self.by_head(joined).unbind(1))
+        return tuple(part.flatten(0, 1) for part in self.parts(joined))
 
     def by_head(self, joined: Tensor) -> Tensor:
         """Return (3 * D, ...) as (N, 3, D/N, ...), a view."""
         return joined.view(self.heads, 3, -1, *joined.shape[1:])
+
+    def parts(self, joined: Tensor) -> list[Tensor]:
+        """Return what of (3 * D, ...) belongs to each of the three, as views (N, D/N, ...)."""
+        return list(self.by_head(joined).unbind(1))
 
     def project_values(self, tokens: Tensor) -> Tensor:
         """Return the values of tokens (..., D) alone."""
@@ -244,11 +258,7 @@ class FusedLinear(FusedRows, nn.Linear):
             width, 3 * width, device="meta"
         )
         self.heads = heads
-        for name in self.TENSORS:
-            parameters: list[nn.Parameter] = [getattr(layer, name) for layer in layers]
-            joined = self.interleave([one.detach() for one in parameters])
-            setattr(self, name, nn.Parameter(joined, requires_grad=parameters[0].requires_grad))
-        self.train(layers[0].training)
+        self.take(layers)
 
     def product(self, tokens: Tensor, *tensors: Tensor) -> Tensor:
         """Multiply by a weight and add a bias."""

@@ -1,8 +1,8 @@
 """Fuse queries, keys and values of self-attention into one product, and take them apart again.
 
-A fused model saves and loads the released names. LoRAs work on the separate layers, so a fused
-model refuses them and names the way out. A fused model can be stored in eight bits; a model in
-eight bits cannot be fused.
+A fused model saves and loads the released names, and takes LoRAs as a separate one does; those that
+are merged can be removed before and after. It may be stored in eight bits before it is fused, or
+after, with the same numbers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from ..errors import InvalidInputError
-from .attention import Attention, FusedLinear
+from .attention import Attention, FusedLinear, FusedRows
 from .latte_t2v import LatteT2V
-from .lora_merge import MERGED, QUANTISED
+from .lora_merge import QUANTISED
+
+FUSED = "fused"  # method of layers in eight bits: (layers, heads) -> what takes their place
 
 
 def fuse_qkv(model: LatteT2V) -> None:
@@ -25,16 +27,16 @@ def fuse_qkv(model: LatteT2V) -> None:
         model: changed in place; results differ by rounding at most. A fused model stays as it is.
 
     Raises:
-        InvalidInputError: for layers that a host made, or that have a LoRA; nothing is changed.
+        InvalidInputError: for layers that a host made, or that have adapters in training; nothing
+            is changed then.
     """
     found = {name: one for name, one in self_attentions(model).items() if one.to_qkv is None}
     for name, attention in found.items():
-        for layer_name, layer in zip(FusedLinear.NAMES, layers_of(attention), strict=True):
-            check_plain(f"{name}.{layer_name}", layer)
+        check_fusible(name, layers_of(attention))
     heads = model.config.num_attention_heads
     for attention in found.values():
-        attention.to_qkv = FusedLinear(layers_of(attention), heads)
-        for name in FusedLinear.NAMES:
+        attention.to_qkv = fused(layers_of(attention), heads)
+        for name in FusedRows.NAMES:
             delattr(attention, name)
 
 
@@ -61,24 +63,28 @@ def layers_of(attention: Attention) -> tuple[nn.Linear, ...]:
     return attention.to_q, attention.to_k, attention.to_v
 
 
-def check_plain(name: str, layer: nn.Module) -> None:
-    """Refuse a layer that is more than a weight and a bias.
+def fused(layers: tuple[nn.Linear, ...], heads: int) -> FusedRows:
+    """Return the layer that takes the place of three that `check_fusible` accepts."""
+    first: Any = layers[0]
+    return FusedLinear(layers, heads) if type(first) is nn.Linear else first.fused(layers, heads)
+
+
+def check_fusible(name: str, layers: tuple[nn.Linear, ...]) -> None:
+    """Refuse layers that are neither plain nor stored in the same kind of number.
 
     Raises:
         InvalidInputError: naming the layer, and what to do.
     """
-    if hasattr(layer, MERGED):
+    for layer_name, layer in zip(FusedRows.NAMES, layers, strict=True):
+        if type(layer) is not nn.Linear and not hasattr(layer, FUSED):
+            raise InvalidInputError(
+                f"Layer {name}.{layer_name} is a {type(layer).__name__}, but only plain layers "
+                "and those in eight bits can be fused. Take LoRA adapters off with remove_lora; "
+                "layers that a host made stay separate."
+            )
+    kinds = [getattr(layer, QUANTISED, None) or "unquantised" for layer in layers]
+    if len(set(kinds)) > 1:
         raise InvalidInputError(
-            f"Layer {name} has a LoRA merged into it, which could not be taken out of a fused "
-            "model. Remove the LoRA first; to keep it, save the merged model and fuse that."
-        )
-    if hasattr(layer, QUANTISED):
-        raise InvalidInputError(
-            f"Layer {name} is stored in eight bits already. Load the model again, fuse it, then "
-            "set the precision."
-        )
-    if type(layer) is not nn.Linear:
-        raise InvalidInputError(
-            f"Layer {name} is a {type(layer).__name__}, but only plain layers can be fused. Take "
-            "LoRA adapters off with remove_lora; layers that a host made stay separate."
+            f"The queries, keys and values of {name} cannot be fused: they are stored differently "
+            f"({', '.join(kinds)}). Leave fusing out."
         )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError, InvalidInputError
+from .attention import FusedLinear
 from .latte import Latte
 from .latte_blocks import TemporalBlock
 from .latte_t2v import LatteT2V
@@ -249,7 +250,7 @@ def target_layers(model: LatteT2V | Latte, settings: LoraSettings) -> dict[str, 
     """Return the linear layers that settings choose, by name, in the order of the model.
 
     Raises:
-        InvalidInputError: for layers that a host made.
+        InvalidInputError: for layers that a host made, and fused ones.
     """
     found: dict[str, nn.Linear] = {}
     for start, kind, target in block_parts(model):
@@ -258,6 +259,11 @@ def target_layers(model: LatteT2V | Latte, settings: LoraSettings) -> dict[str, 
         for name, layer in modules_of(model.get_submodule(start)).items():
             if isinstance(layer, nn.Linear):
                 found[f"{start}.{name}"] = layer
+    if any(isinstance(one, FusedLinear) for one in found.values()):
+        raise InvalidInputError(
+            "Adapters are trained on the separate layers of queries, keys and values, but this "
+            "model has them fused. Take them apart with unfuse_qkv, and fuse them after training."
+        )
     strange = next((one for one in found.values() if type(one) is not nn.Linear), None)
     if strange is not None:
         raise InvalidInputError(

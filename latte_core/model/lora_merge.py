@@ -1,7 +1,8 @@
 """Merge LoRAs into a model's weights for sampling, so that each can be taken out again.
 
-A changed layer keeps its original weight, in main memory, and the list of what is merged into it:
-LoRAs can be removed in any order, and the last removal brings back every bit.
+A changed model keeps the original weights, in main memory, and what is merged into each of them:
+LoRAs can be removed in any order, and the last removal brings back every bit. Layers are known by
+their released names, so that a model may be fused or taken apart with its LoRAs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError, InvalidInputError
-from .attention import FusedLinear
 from .lora import (
     ALPHA_NAME,
     DOWN_NAME,
@@ -25,11 +25,12 @@ from .lora import (
     is_number,
     modules_of,
 )
+from .released_weights import ReleasedWeight, released_weights
 
 # Spellings of the two matrices; the first is ours.
 UP_PARTS = (UP_NAME, "lora_up.weight", "lora.up.weight")
 DOWN_PARTS = (DOWN_NAME, "lora_down.weight", "lora.down.weight")
-MERGED = "merged_loras"  # attribute of a changed layer
+MERGED = "merged_loras"  # attribute of a changed model: a `MergedWeight` for each layer's name
 QUANTISED = "quantised_as"  # attribute of a layer in eight bits
 
 
@@ -41,10 +42,10 @@ class Product:
     down: Tensor
     factor: float
 
-    def as_weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return it in the shape of a weight and on its device."""
-        up, down = (one.to(weight.device, dtype).flatten(1) for one in (self.up, self.down))
-        return (self.factor * (up @ down)).reshape(weight.shape)
+    def added_to(self, weight: Tensor) -> Tensor:
+        """Return a weight with it, in the weight's type and on its device."""
+        up, down = (one.to(weight).flatten(1) for one in (self.up, self.down))
+        return weight + (self.factor * (up @ down)).reshape(weight.shape)
 
 
 @dataclass(slots=True)
@@ -59,39 +60,43 @@ class LoraPatch:
     """A LoRA that is merged into a model; made by `merge_lora`.
 
     Args:
-        layers: the layers it changes, by name.
+        model: that it changes.
+        layers: the names of the layers.
         strength: how strongly.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], strength: float) -> None:
+    def __init__(self, model: nn.Module, layers: Iterable[str], strength: float) -> None:
         self.layers = tuple(layers)
         self.strength = strength
-        self._modules = tuple(layers.values())
+        self._model: nn.Module | None = model
 
     @property
     def is_merged(self) -> bool:
         """Whether it has not been removed yet."""
-        return bool(self._modules)
+        return self._model is not None
 
     @torch.no_grad()
     def remove(self) -> None:
         """Take it out. Without other LoRAs every weight is, bit for bit, what it was before.
 
         Raises:
-            InvalidInputError: if the model was quantised meanwhile.
+            InvalidInputError: if the model was quantised meanwhile; nothing is changed then.
         """
-        modules, self._modules = self._modules, ()
-        for module in modules:
-            merged: MergedWeight | None = getattr(module, MERGED, None)
-            if merged is None:
-                raise InvalidInputError(
-                    "The LoRA cannot be taken out: the model was quantised with it. Load the model "
-                    "again."
-                )
-            del merged.products[self]
-            write(module, merged)
-            if not merged.products:
-                delattr(module, MERGED)
+        if self._model is None:
+            return
+        merged = merged_into(self._model)
+        if not all(name in merged for name in self.layers):
+            raise InvalidInputError(
+                "The LoRA cannot be taken out: the model was quantised with it. Load the model "
+                "again."
+            )
+        weights = released_weights(self._model)
+        for name in self.layers:
+            del merged[name].products[self]
+            write(weights[name], merged[name])
+            if not merged[name].products:
+                forget_merged(self._model, name)
+        self._model = None
 
 
 @torch.no_grad()
@@ -102,13 +107,13 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
     are. A layer without alpha counts as one whose alpha is its rank, as in ComfyUI.
 
     Args:
-        model: changed in place.
+        model: changed in place; its queries, keys and values may be fused.
         tensors: with native names (`diffusion_model.<layer>.lora_A.weight` ...), see `native_lora`.
         strength: 0 changes nothing, a negative number turns the LoRA round.
 
     Raises:
-        InvalidInputError: for a strength that is no finite number, or a model that has adapters,
-            is fused or is quantised.
+        InvalidInputError: for a strength that is no finite number, or a model that has adapters
+            or is quantised.
         IncompatibleInputsError: if the LoRA is of a kind that only ComfyUI can apply, or does not
             fit the model. Nothing is changed then.
     """
@@ -121,22 +126,32 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
             "A LoRA cannot be merged into a model while adapters are trained on it. Take them off "
             "with remove_lora first."
         )
-    if any(isinstance(one, FusedLinear) for one in modules.values()):
-        raise InvalidInputError(
-            "A LoRA cannot be merged into a model whose queries, keys and values are fused. Take "
-            "them apart with unfuse_qkv first."
-        )
     refuse_quantised(modules.values())
-    layers = {name: layer_of(modules, name, product) for name, product in products.items()}
-    patch = LoraPatch(layers, strength)
-    for name, module in layers.items():
-        merged: MergedWeight | None = getattr(module, MERGED, None)
-        if merged is None:
-            merged = MergedWeight(weight_of(module).detach().to("cpu", copy=True))
-            setattr(module, MERGED, merged)
-        merged.products[patch] = products[name]
-        write(module, merged)
+    weights = released_weights(model)
+    for name, product in products.items():
+        check_fits(weights, name, product)
+    patch, merged = LoraPatch(model, products, strength), merged_into(model)
+    if products:
+        setattr(model, MERGED, merged)
+    for name, product in products.items():
+        if name not in merged:
+            merged[name] = MergedWeight(weights[name].read().to("cpu", copy=True))
+        merged[name].products[patch] = product
+        write(weights[name], merged[name])
     return patch
+
+
+def merged_into(model: nn.Module) -> dict[str, MergedWeight]:
+    """Return what is merged into a model, by the released name of each layer."""
+    return cast("dict[str, MergedWeight]", getattr(model, MERGED, {}))
+
+
+def forget_merged(model: nn.Module, name: str) -> None:
+    """Forget the original weight of a layer, and what is merged into it."""
+    merged = merged_into(model)
+    merged.pop(name, None)
+    if not merged and hasattr(model, MERGED):
+        delattr(model, MERGED)
 
 
 def refuse_quantised(modules: Iterable[nn.Module]) -> None:
@@ -191,15 +206,14 @@ def only(parts: Mapping[str, Tensor], names: Iterable[str]) -> Tensor | None:
     return next((parts[name] for name in names if name in parts), None)
 
 
-def layer_of(modules: Mapping[str, nn.Module], name: str, product: Product) -> nn.Module:
-    """Return the layer that a product fits.
+def check_fits(weights: Mapping[str, ReleasedWeight], name: str, product: Product) -> None:
+    """Refuse a product that fits no layer.
 
     Raises:
-        IncompatibleInputsError: if there is none, or it has another size.
+        IncompatibleInputsError: if there is none of that name, or it has another size.
     """
-    module = modules.get(name)
-    weight: Any = getattr(module, "weight", None)
-    if module is None or not isinstance(weight, Tensor):
+    weight = weights.get(name)
+    if weight is None:
         raise IncompatibleInputsError(
             f"The LoRA changes layer {name}, which this model does not have. It was made for "
             "another model."
@@ -214,23 +228,14 @@ def layer_of(modules: Mapping[str, nn.Module], name: str, product: Product) -> n
             f"{tuple(down.shape)}, the layer's weight is {tuple(weight.shape)}. It was made for a "
             "model of another width."
         )
-    return module
 
 
-def weight_of(module: nn.Module) -> Tensor:
-    """Return a layer's weight."""
-    weight: Any = module.weight
-    return weight
-
-
-def write(module: nn.Module, merged: MergedWeight) -> None:
+def write(weight: ReleasedWeight, merged: MergedWeight) -> None:
     """Give a layer its original weight plus everything that is merged into it."""
-    weight = weight_of(module)
-    if not merged.products:
-        weight.copy_(merged.original)
-        return
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    total = merged.original.to(weight.device, dtype)
+    total = merged.original
+    if merged.products:
+        dtype = torch.promote_types(weight.memory.dtype, torch.float32)
+        total = total.to(weight.memory.device, dtype)
     for product in merged.products.values():
-        total = total + product.as_weight(weight, dtype)
-    weight.copy_(total)
+        total = product.added_to(total)
+    weight.write(total)

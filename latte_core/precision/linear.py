@@ -55,11 +55,20 @@ class QuantisedLinear(StoredLinear):
         """Return the weight (N, K) that the stored numbers mean."""
         return dequantise_rows(self.values, self.scales, dtype)
 
+    def fused(self, layers: tuple[QuantisedLinear, ...], heads: int) -> FusedQuantisedLinear:
+        """Return one layer for to_q, to_k and to_v, which are of the kind of this one."""
+        width = self.in_features
+        plain = nn.Linear(width, width, device="meta")
+        made = FusedQuantisedLinear(FusedLinear((plain,) * 3, heads), self.kind)
+        made.take(layers)
+        return made
+
 
 class FusedQuantisedLinear(FusedRows, QuantisedLinear):
     """Queries, keys and values in eight bits.
 
-    Each row has its own scale, so that the numbers are those of three layers quantised apart.
+    Each row has its own scale, so that the numbers are those of three layers quantised apart; see
+    `QuantisedLinear.fused`.
 
     Args:
         layer: what it stands for.

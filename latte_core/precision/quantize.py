@@ -13,7 +13,8 @@ from torch import nn
 from ..errors import InvalidInputError
 from ..model.attention import FusedLinear
 from ..model.lora import LoraLinear, modules_of
-from ..model.lora_merge import MERGED
+from ..model.lora_merge import forget_merged
+from ..model.released_weights import released_names
 from ..text.four_bits import BYTES_PER_NUMBER, FourBitLinear
 from ..text.stored_linear import StoredLinear
 from .formats import FP8, Format, format_named
@@ -134,7 +135,8 @@ def _replace(
     while layers:
         place = next(iter(layers))
         layer = layers.pop(place)
-        _take_lora_for_good(layer)
+        for name in released_names(place, layer):
+            forget_merged(model, name)  # LoRAs in it are there for good
         small = make(layer)
         before += layer.weight.numel() * layer.weight.element_size()
         after += sum(one.numel() * one.element_size() for one in (small.values, small.scales))
@@ -195,9 +197,3 @@ def _check(model: nn.Module, layers: dict[str, nn.Linear], name: str) -> None:
             f"There is nothing to store as {name}: no attention projection or feed-forward "
             "layer has rows and columns in multiples of 16. Leave the precision out."
         )
-
-
-def _take_lora_for_good(layer: nn.Linear) -> None:
-    """Forget the original weight of a layer that LoRAs are merged into."""
-    if hasattr(layer, MERGED):
-        delattr(layer, MERGED)

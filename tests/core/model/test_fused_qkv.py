@@ -14,7 +14,6 @@ from latte_core.errors import InvalidInputError
 from latte_core.model.fused_qkv import fuse_qkv, unfuse_qkv
 from latte_core.model.latte_t2v import LatteT2V
 from latte_core.model.lora import LoraSettings, add_lora
-from latte_core.model.lora_merge import merge_lora
 
 
 def fused_model(seed: int = 0) -> LatteT2V:
@@ -34,13 +33,6 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
-
-
-def lora_of(layer: str) -> dict[str, Tensor]:
-    return {
-        f"{layer}.lora_A.weight": torch.ones(1, 16),
-        f"{layer}.lora_B.weight": torch.ones(16, 1),
-    }
 
 
 def test_fused_model_gives_the_same_outputs_with_a_third_of_the_layers() -> None:
@@ -119,22 +111,6 @@ def test_gradients_of_a_fused_model_are_those_of_the_three_layers() -> None:
     ):
         scale = float(one.weight.grad.abs().max())
         assert float((part - one.weight.grad).abs().max()) <= 1e-4 * scale
-
-
-def test_loras_and_fused_models_refuse_each_other_and_name_the_way_out() -> None:
-    layer = "transformer_blocks.1.attn1.to_q"
-    with pytest.raises(InvalidInputError, match="unfuse_qkv"):
-        merge_lora(fused_model(), lora_of(layer))
-    with pytest.raises(InvalidInputError, match="plain layers only"):
-        add_lora(fused_model(), LoraSettings(rank=1), generator=torch.Generator().manual_seed(0))
-
-    merged = tiny_model()
-    patch = merge_lora(merged, lora_of(layer))
-    with pytest.raises(InvalidInputError, match=f"{layer} has a LoRA merged"):
-        fuse_qkv(merged)
-    patch.remove()
-    fuse_qkv(merged)
-    assert same(merged.state_dict(), tiny_model().state_dict())
 
 
 def test_adapted_and_host_layers_are_refused_before_anything_changes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def fused_model(name: str, seed: int = 0) -> LatteT2V:
     model = tiny_model(seed)
     fuse_qkv(model)
     quantize(model, name)
+    return model
+
+
+def fused_after(name: str, seed: int = 0) -> LatteT2V:
+    model = separate_model(name, seed)
+    fuse_qkv(model)
     return model
 
 
@@ -124,9 +131,45 @@ def test_incomplete_weights_are_refused(lost: str) -> None:
         fused_model("int8").load_state_dict(weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["int8", "fp8"])
-def test_taking_apart_gives_three_quantised_layers_bit_for_bit(name: str) -> None:
-    plain, model = separate_model(name), fused_model(name)
+def test_fusing_after_quantising_is_fusing_before(name: str, dtype: torch.dtype) -> None:
+    model, after = tiny_model().to(dtype).requires_grad_(False), tiny_model().to(dtype)
+    fuse_qkv(model)
+    quantize(model, name)
+    quantize(after.requires_grad_(False), name)
+    fuse_qkv(after)
+    assert all(
+        type(one.to_qkv) is FusedQuantisedLinear and not one.to_qkv.training
+        for one in self_attentions(after).values()
+    )
+    for own, other in (
+        (after.named_parameters(), model.named_parameters()),
+        (after.named_buffers(), model.named_buffers()),
+    ):
+        found, expected = dict(own), dict(other)
+        assert same(found, expected)
+        assert [one.requires_grad for one in found.values()] == [False] * len(expected)
+
+
+def test_layers_that_are_stored_differently_are_not_fused() -> None:
+    model, other = separate_model("int8"), tiny_model()
+    layer = "temporal_transformer_blocks.1.attn1.to_k"
+    model.set_submodule(layer, other.get_submodule(layer))
+    names = list(model.state_dict())
+    with pytest.raises(
+        InvalidInputError, match=r"blocks\.1\.attn1 cannot.*int8, unquantised, int8"
+    ):
+        fuse_qkv(model)
+    assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("make", [fused_model, fused_after])
+@pytest.mark.parametrize("name", ["int8", "fp8"])
+def test_taking_apart_gives_three_quantised_layers_bit_for_bit(
+    name: str, make: Callable[[str], LatteT2V]
+) -> None:
+    plain, model = separate_model(name), make(name)
     unfuse_qkv(model)
     layers = [one for one in model.modules() if isinstance(one, QuantisedLinear)]
     assert len(layers) == 2 * (10 + 6)  # of two pairs of blocks
@@ -149,8 +192,6 @@ def test_what_cannot_follow_is_refused_with_the_order_that_works() -> None:
         merge_lora(fused_model("int8"), LORA)
     with pytest.raises(InvalidInputError, match="stored as int8 already"):
         quantize(fused_model("int8"), "fp8")
-    with pytest.raises(InvalidInputError, match="fuse it, then set the precision"):
-        fuse_qkv(separate_model("int8"))
     adapted: Any = fused_model("int8")
     with pytest.raises(InvalidInputError, match="nothing to train"):
         add_lora(adapted, LoraSettings(rank=1), generator=torch.Generator().manual_seed(0))
