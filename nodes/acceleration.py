@@ -110,9 +110,10 @@ def further_choices() -> dict[str, Any]:
     }
     schedule = {
         "default": AUTO,
-        "tooltip": "auto: steps spread by rule, for any sampler. A file lists the best steps for "
-        "one model, sampler and number of steps; mode chooses among its lists. Files come with "
-        "models (starter/ddim-50.json), or from Latte Calibrate into models/latte_schedules.",
+        "tooltip": "auto: the model's own lists, if it came with some for the sampler, steps and "
+        "noise levels of the run (the starter: Latte Sampler, ddim, 20 or 50 steps); else steps "
+        "spread by rule. A file lists the best steps for one model, sampler and number of steps; "
+        "mode chooses among its lists. Latte Calibrate writes files into models/latte_schedules.",
     }
     guidance_cache = {
         "default": False,

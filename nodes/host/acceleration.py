@@ -25,6 +25,7 @@ from ...latte_core.model.attention import BlockHooks
 from .guidance import GuidanceOfRun, cache_guidance
 from .hooks import RUN_CACHE
 from .placing import Place, PlacedPolicy, surroundings
+from .shipped import ORIGIN, settle_schedules
 
 KEY = "latte_accelerate"
 POSITIVE = 0  # in `cond_or_uncond`; the negative is 1
@@ -174,8 +175,16 @@ class RunWrapper:
         if len(levels) < 2:
             return executor(noise, latent_image, sampler, sigmas, *given, **named)
         warn_about_stock_caches(before)
-        module = guider.model_patcher.model.diffusion_model
-        cache = CacheOfRun(self._settings, module, levels, sampler_name(sampler))
+        patcher = guider.model_patcher
+        module = patcher.model.diffusion_model
+        settings, name = settle_schedules(
+            self._settings,
+            patcher.get_attachment(ORIGIN),
+            sampler=sampler_name(sampler),
+            sigmas=levels[:-1],
+            config=module.config,
+        )
+        cache = CacheOfRun(settings, module, levels, name)
         options = comfy.model_patcher.create_model_options_clone(before)
         options["transformer_options"] = {
             **options.get("transformer_options", {}),

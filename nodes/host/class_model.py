@@ -24,7 +24,7 @@ from .conditions import CLASS, check_kind, find_label, kind_read
 from .detection import CLASS_MODEL, config_from_settings
 from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
 from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
-from .model import STOCK_SAMPLER, LatteBase
+from .model import STOCK_SAMPLER, LatteBase, LatteModel
 
 
 class LatteClassTransformer(Latte):
@@ -103,7 +103,7 @@ class LabelCond(comfy.conds.CONDRegular):
         return self._copy_with(self.cond)
 
 
-class LatteClassVideo(model_base.BaseModel):
+class LatteClassVideo(LatteModel):
     """What a MODEL socket carries: noise prediction on the plain linear beta schedule."""
 
     def __init__(self, model_config: Any, device: Any = None) -> None:

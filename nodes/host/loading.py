@@ -36,6 +36,7 @@ from .detection import (
 )
 from .model import LatteConfig
 from .registration import wrapped_by_us
+from .shipped import ORIGIN, Origin
 
 logger = logging.getLogger("latte")
 
@@ -75,6 +76,9 @@ def open_model(path: str, weight_dtype: str, disable_dynamic: bool = False) -> A
     else:
         patcher = build_unregistered(tensors, wanted, disable_dynamic)
     patcher.cached_patcher_init = (open_model, (path, weight_dtype))
+    origin = Origin.of(Path(path), metadata)
+    if origin is not None:
+        patcher.set_attachments(ORIGIN, origin)
     return patcher
 
 

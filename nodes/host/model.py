@@ -30,6 +30,7 @@ from .detection import (
 )
 from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
 from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
+from .memory import fitting_feed_forward
 
 STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
 
@@ -103,7 +104,16 @@ class TextCond(comfy.conds.CONDCrossAttn):
         return super().process_cond(batch_size=batch_size, **kwargs)
 
 
-class LatteVideo(model_base.BaseModel):
+class LatteModel(model_base.BaseModel):
+    """What all Lattes share of calling the model."""
+
+    def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Call the model, with feed-forward layers in parts where memory is short."""
+        with fitting_feed_forward(self, x):
+            return super().apply_model(x, t, *args, **kwargs)
+
+
+class LatteVideo(LatteModel):
     """What a MODEL socket carries: noise prediction on the plain linear beta schedule."""
 
     def __init__(self, model_config: Any, device: Any = None) -> None:

@@ -12,12 +12,13 @@ import comfy.text_encoders.t5
 import torch
 
 from ...latte_core.errors import IncompatibleInputsError, NonFiniteError
-from ...latte_core.text.pair import encode_pair
+from ...latte_core.text.pair import Encoder, encode_pair
 from ...latte_core.text.t5 import TextEmbeddings
 from ...latte_core.text.tokenizer import PromptTokenizer
 from ...latte_core.types import TEXT_TOKENS
 from .clip import NAME
 from .progress import check_cancelled
+from .text_memory import with_memory
 
 logger = logging.getLogger("latte")
 
@@ -120,8 +121,11 @@ def encode_conditioning(
     clean_caption: bool,
     mask_feature: bool,
 ) -> tuple[list[list[Any]], list[list[Any]], str]:
-    """Encode both prompts as CONDITIONING, with the hooks the CLIP carries, and a report."""
-    recorder = Recorder(encoder)
+    """Encode both prompts as CONDITIONING, with the hooks the CLIP carries, and a report.
+
+    Prompts that the CLIP has encoded before are not encoded again.
+    """
+    recorder = Recorder(with_memory(encoder.clip, encoder))
     positive, negative = encode_pair(
         recorder,
         prompt,
@@ -132,14 +136,17 @@ def encode_conditioning(
     report = [f"{positive.shape[1]} tokens are used.", *recorder.notices]
     for notice in recorder.notices:
         logger.warning("Latte: %s", notice)
-    options = [encoder.clip.add_hooks_to_dict({}) for _ in range(2)]
-    return [[positive, options[0]]], [[negative, options[1]]], " ".join(report)
+    device = comfy.model_management.intermediate_device()
+    made = [
+        [[text.to(device), encoder.clip.add_hooks_to_dict({})]] for text in (positive, negative)
+    ]
+    return made[0], made[1], " ".join(report)
 
 
 class Recorder:
     """Passes texts on to an encoder and keeps what it says about prompts that were cut."""
 
-    def __init__(self, encoder: ClipTextEncoder) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.notices: list[str] = []
 

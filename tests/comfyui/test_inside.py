@@ -16,7 +16,7 @@ SCRIPTS = (
     "compiled",
     "precision",
     *("class_native", "class_sampling", "class_border", "lora", "acceleration", "calibration"),
-    *("guidance", "accelerators"),
+    *("guidance", "accelerators", "shipped", "text_memory", "small_memory"),
 )
 
 pytestmark = [

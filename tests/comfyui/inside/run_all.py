@@ -16,7 +16,10 @@ import native
 import precision
 import registration
 import sampling
+import shipped
+import small_memory
 import stock_nodes
+import text_memory
 from host import run
 
 MODULES = (
@@ -24,6 +27,6 @@ MODULES = (
     compiled,
     precision,
     *(class_native, class_sampling, class_border, lora, acceleration, calibration),
-    *(guidance, accelerators),
+    *(guidance, accelerators, shipped, text_memory, small_memory),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})
