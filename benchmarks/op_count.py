@@ -1,10 +1,11 @@
-"""Count what one forward pass of Latte-1 launches, moves and multiplies, without running it.
+"""Count what one forward pass of a Latte launches, moves and multiplies, without running it.
 
     python benchmarks/op_count.py [--tokens 20] [--json FILE]
 
-Both classes, diffusers' LatteTransformer3DModel and ours in several ways of calling it, are traced
-on meta tensors at full size: 16 frames of 512 x 512, 2 videos as under guidance, bfloat16. Nothing
-is timed, so the figures are the same on every machine.
+Latte-1 in both classes, diffusers' LatteTransformer3DModel and ours in several ways of calling it,
+is traced on meta tensors at full size: 16 frames of 512 x 512, 2 videos as under guidance,
+bfloat16. So is the class model, see `op_count_class.py`. Nothing is timed, so the figures are the
+same on every machine.
 
 The rule: views are free and every other operator is one launch. An operator moves its inputs plus
 its outputs, each tensor once per mention. Attention is one operator, whose bytes are left out.
@@ -23,7 +24,7 @@ import importlib.util
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -251,16 +252,11 @@ def ways() -> dict[str, Callable[[int], OpCounter]]:
     }
 
 
-def main() -> None:
-    """Read the options, count, print, and write JSON if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=20, help="text tokens of each prompt")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def report(counters: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Print a table line for each counter, and return its figures by name."""
     print(f"{'':32}launches  GEMMs  other GB  GEMM GB    TFLOP")
     figures: dict[str, Any] = {}
-    for name, way in ways().items():
-        counter = way(options.tokens)
+    for name, counter in counters:
         found = counter.counts()
         print(
             f"{name:32}{found.launches:8}{found.gemms:7}{found.other_gb:10.2f}"
@@ -273,8 +269,23 @@ def main() -> None:
                 if operator not in (*GEMMS, *ATTENTIONS)
             }
         }
+    return figures
+
+
+def main() -> None:
+    """Read the options, count, print, and write JSON if asked."""
+    from op_count_class import class_ways  # which needs this module
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=20, help="text tokens of each prompt")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    record: dict[str, Any] = {"tokens": options.tokens, "torch": torch.__version__}
+    print("Latte-1, 16 x 512 x 512, guided")
+    record["ways"] = report((name, way(options.tokens)) for name, way in ways().items())
+    print("\nLatte-XL/2 with classes, 16 x 256 x 256")
+    record["class_ways"] = report((name, way()) for name, way in class_ways().items())
     if options.json is not None:
-        record = {"tokens": options.tokens, "torch": torch.__version__, "ways": figures}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 

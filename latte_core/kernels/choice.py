@@ -148,16 +148,17 @@ def is_like(tokens: Tensor, *others: Tensor | None) -> bool:
 def fits_norm(hidden: Tensor, *rows: Tensor | None) -> bool:
     """Whether a norm or sum of tokens with rows of modulation is one that the program knows."""
     given = [one for one in rows if one is not None]
+    single = (1,) * (hidden.ndim - 2)  # one row serves all tokens of a video
     return (
         is_like(hidden, *given)
-        and hidden.ndim == 3
+        and hidden.ndim > 2
         and hidden.is_contiguous()
-        and 0 < hidden.shape[2] <= MAX_WIDTH
+        and 0 < hidden.shape[-1] <= MAX_WIDTH
         and hidden.numel() > 0
         and all(
             one.shape[0] in (1, hidden.shape[0])
-            and one.shape[1:] == (1, hidden.shape[2])
-            and one.stride(2) == 1
+            and one.shape[1:] == (*single, hidden.shape[-1])
+            and one.stride(-1) == 1
             for one in given
         )
     )
@@ -199,9 +200,13 @@ def fits_frames(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> bool:
         and q.shape == k.shape == v.shape
         and q.numel() > 0
         and q.stride(3) == k.stride(3) == v.stride(3) == 1
-        and num_frames <= MAX_FRAMES
-        and q.shape[3] <= MAX_HEAD_WIDTH
+        and can_span_frames(num_frames, q.shape[3])
     )
+
+
+def can_span_frames(num_frames: int, head_width: int) -> bool:
+    """Whether `attend_across_frames` has room for clips of this length and heads of this width."""
+    return num_frames <= MAX_FRAMES and head_width <= MAX_HEAD_WIDTH
 
 
 def is_plain_linear(layer: Any) -> bool:

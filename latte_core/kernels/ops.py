@@ -68,7 +68,7 @@ def power_of_two(number: int) -> int:
 
 
 def row_stride(row: Tensor | None) -> int:
-    """Return how far apart the rows (B or 1, 1, D) of two videos are, 0 for one for all."""
+    """Return how far apart the rows (B or 1, ..., D) of two videos are, 0 for one for all."""
     return row.stride(0) if row is not None and row.shape[0] > 1 else 0
 
 
@@ -80,7 +80,8 @@ def launch_sum_norm(
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum and its norm; what was not asked for is `hidden` in its place."""
-    batch, count, width = hidden.shape
+    batch, width = hidden.shape[0], hidden.shape[-1]
+    count = hidden.numel() // (batch * width)  # rows of each video
     shift, factor = rows or (None, None)
     columns = power_of_two(width)
     tile = max(1, ROW_ELEMENTS // columns)
@@ -113,12 +114,12 @@ def launch_sum_norm(
 
 
 def modulated_norm(hidden: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
-    """(B, T, D) and rows (B or 1, 1, D) -> LayerNorm(hidden) * factor + shift, (B, T, D)."""
+    """(B, ..., D) and rows (B or 1, 1..., D) -> LayerNorm(hidden) * factor + shift, (B, ..., D)."""
     return launch_sum_norm(hidden, rows=(shift, factor), eps=eps)[1]
 
 
 def gated_sum(hidden: Tensor, update: Tensor, gate: Tensor | None) -> Tensor:
-    """(B, T, D) twice and a row (B or 1, 1, D), None for ones -> hidden + gate * update."""
+    """(B, ..., D) twice and a row (B or 1, 1..., D), None for ones -> hidden + gate * update."""
     return launch_sum_norm(hidden, update, gate)[0]
 
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
 from .attention import DEFAULT_HOOKS, BlockHooks
-from .latte_blocks import Pass, add_temporal_table, make_blocks, on_clip, spread_to_frames
+from .latte_attention import Pass, add_temporal_table, on_clip, spread_to_frames
+from .latte_blocks import make_blocks
 from .latte_inputs import (
     check_conditioning,
     check_dropped,
@@ -30,6 +31,7 @@ from .latte_inputs import (
 )
 from .latte_layers import FinalLayer, LabelEmbedder, PatchEmbedder, TimestepEmbedder, fixed_table
 from .positional import integer_table, rotary_table, temporal_table
+from .residual import Stream, settled
 
 
 class Latte(nn.Module):
@@ -146,16 +148,20 @@ class Latte(nn.Module):
             given = self._embed_text(text_embedding.to(latents.device, dtype), latents.shape[0])
 
         num_frames = (latents.shape[2] - num_images) // self.config.tubelet_size
-        run = self._plan(num_frames, latents.device, hooks, enable_temporal_attention)
+        run = self._plan(num_frames, latents, hooks, enable_temporal_attention)
         hidden = self._embed_latents(latents.to(dtype), rows, columns, run)  # B F S D
         hidden, condition = self._inject(hidden, time, given, run)
-        hidden = self._run_blocks(hidden, condition, run)[:, :, self.config.num_condition_tokens :]
+        # patches come as columns, which every norm would copy and every sum would keep
+        stream = self._run_blocks(hidden.contiguous(), condition, run)
+        if self.config.num_condition_tokens:
+            stream = settled(stream, run.kernels)[:, :, self.config.num_condition_tokens :]
         if self.config.conditioning == "clip_text":
             condition = time  # parity: the reference's final layer does not see the CLIP text
-        return self._decode(hidden, condition, run, rows).to(latents.dtype)
+        return self._decode(stream, condition, run, rows).to(latents.dtype)
 
-    def _plan(self, num_frames: int, device: torch.device, hooks: BlockHooks, is_on: bool) -> Pass:
+    def _plan(self, num_frames: int, latents: Tensor, hooks: BlockHooks, is_on: bool) -> Pass:
         """Return what all blocks share; `is_on` says whether there is temporal attention."""
+        device = latents.device
         table = rotation = None
         if is_on and self.config.has_temporal_table:
             table = self._temporal_table(num_frames, device)
@@ -169,6 +175,7 @@ class Latte(nn.Module):
             rotation=rotation,
             is_temporal=is_on,
             kernels=self.kernels,
+            carries=self.kernels.is_active(latents),
         )
 
     def _embed_latents(self, latents: Tensor, rows: int, columns: int, run: Pass) -> Tensor:
@@ -224,31 +231,38 @@ class Latte(nn.Module):
         ]
         return torch.cat([*tokens, hidden], dim=2), time[:, :0]
 
-    def _run_blocks(self, hidden: Tensor, condition: Tensor, run: Pass) -> Tensor:
+    def _run_blocks(self, hidden: Tensor, condition: Tensor, run: Pass) -> Stream:
         """Run all blocks; a host may run, skip or replace units (pairs in variant 1)."""
-        shape = hidden.shape
-        hidden = hidden.flatten(1, 2)  # B (F S) D, as hosts know it
+        stream: Stream = hidden
         for unit in range(self.config.num_units):
-            apply = partial(self._run_unit, unit, shape, run)
             if run.hooks.run_block is None:
-                hidden = apply(hidden, condition, condition)
+                stream = self._run_unit(unit, stream, condition, run)
             else:
-                hidden = run.hooks.run_block(unit, apply, hidden, condition, condition)
-        return hidden.reshape(shape)
+                stream = self._run_hooked(unit, stream, condition, run)
+        return stream
 
-    def _run_unit(
-        self, unit: int, shape: torch.Size, run: Pass, hidden: Tensor, _: Tensor, condition: Tensor
-    ) -> Tensor:
-        """Run the blocks of one unit on tokens (B, F*S, D)."""
-        tokens = hidden.reshape(shape)
+    def _run_hooked(self, unit: int, stream: Stream, condition: Tensor, run: Pass) -> Tensor:
+        """Run a unit through the hook, which is given tokens (B, F*S, D)."""
+        assert run.hooks.run_block is not None
+        shape = stream.shape
+
+        def apply(hidden: Tensor, _: Tensor, given: Tensor) -> Tensor:
+            made = self._run_unit(unit, hidden.reshape(shape), given, run)
+            return settled(made, run.kernels).flatten(1, 2)
+
+        hidden = settled(stream, run.kernels).flatten(1, 2)
+        return run.hooks.run_block(unit, apply, hidden, condition, condition).reshape(shape)
+
+    def _run_unit(self, unit: int, stream: Stream, condition: Tensor, run: Pass) -> Stream:
+        """Run the blocks of one unit on tokens (B, F, S, D)."""
         count = 2 if self.config.is_paired else 1
         for number in range(unit * count, (unit + 1) * count):
-            tokens = self.blocks[number](tokens, condition, run, unit)
-        return tokens.flatten(1, 2)
+            stream = self.blocks[number](stream, condition, run, unit)
+        return stream
 
-    def _decode(self, hidden: Tensor, condition: Tensor, run: Pass, rows: int) -> Tensor:
+    def _decode(self, stream: Stream, condition: Tensor, run: Pass, rows: int) -> Tensor:
         """Project tokens to patches and put these together: (B, C_out, F, h, w)."""
-        patches = self.final_layer(hidden, condition, run.num_frames)
+        patches = self.final_layer(stream, condition, run.num_frames, run.kernels)
         edge = self.config.patch_size
         return rearrange(patches, "b f (h w) (p q c) -> b c f (h p) (w q)", h=rows, p=edge, q=edge)
 

@@ -1,85 +1,36 @@
 """The blocks of Latte in the paper's four arrangements (latte.md 2.5 and 4).
 
 Tokens are (B, F, S, D) from the first block to the last: F frames (or tubelets), S places in each.
-Spatial attention sees (B*F, S, D), temporal attention (B*S, F, D). The condition of the modulation
-is (B, 1, D), or (B, 1 + I, D) where the I images behind a clip have labels of their own; it is
-projected as it is and repeated for the frames only afterwards.
+The condition of the modulation is (B, 1, D), one row for all tokens of a video, or (B, 1 + I, D)
+where the I images behind a clip have labels of their own; it is projected as it is and repeated for
+the frames only afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
-from .attention import BlockHooks
-from .layers import in_parts, modulate, normalize, project_gelu
-from .positional import rotate
+from .latte_attention import (
+    FusedAttention,
+    Pass,
+    add_temporal_table,
+    on_clip,
+    spread_to_frames,
+    stream_on_clip,
+)
+from .layers import in_parts, normalize, project_gelu
+from .residual import Owed, Stream, settled, settled_norm
 
 EPS = 1e-6
 
 Rows = list[Tensor | None]
-"""Shift, scale and gate of attention, then of feed-forward: each (B, 1 or F + I, 1, D), or None."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pass:
-    """What every block of one call shares.
-
-    Args:
-        num_frames: token frames of the clip; frames behind them are images.
-        hooks: what a host does in the place of attention.
-        temporal_table: (F, D) to add before the first temporal attention, or None.
-        rotation: (2, F, D/N/2), see `rotary_table`, for temporal attention, or None.
-        is_temporal: False leaves temporal attention (and temporal blocks) out.
-        kernels: may take the place of torch's operators, or None.
-    """
-
-    num_frames: int
-    hooks: BlockHooks
-    temporal_table: Tensor | None
-    rotation: Tensor | None
-    is_temporal: bool
-    kernels: KernelSet | None = None
-
-
-class FusedAttention(nn.Module):
-    """Multi-head attention with one projection for queries, keys and values.
-
-    Args:
-        width: token width D.
-        heads: attention heads.
-    """
-
-    def __init__(self, width: int, heads: int, *, operations: Any, dtype: Any, device: Any) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = operations.Linear(width, 3 * width, dtype=dtype, device=device)
-        self.proj = operations.Linear(width, width, dtype=dtype, device=device)
-
-    def spatial(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
-        """Attend within each frame: (B, F, S, D) -> the same."""
-        q, k, v = self.qkv(tokens.flatten(0, 1)).chunk(3, dim=2)  # (B F) S D
-        attended = run.hooks.attention(q, k, v, self.heads, kind="spatial", block_index=index)
-        if run.hooks.attn_output_hook is not None:
-            attended = run.hooks.attn_output_hook(index, self.heads, attended)
-        return self.proj(attended).view_as(tokens)
-
-    def temporal(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
-        """Attend across frames at each place: (B, F, S, D) -> the same."""
-        along_time = rearrange(tokens, "b f s d -> (b s) f d")
-        q, k, v = self.qkv(along_time).chunk(3, dim=2)  # (B S) F D
-        if run.rotation is not None:
-            q, k = rotate(q, self.heads, run.rotation), rotate(k, self.heads, run.rotation)
-        attended = run.hooks.attention(q, k, v, self.heads, kind="temporal", block_index=index)
-        return rearrange(self.proj(attended), "(b s) f d -> b f s d", b=tokens.shape[0])
+"""Shift, factor and gate of attention, then of feed-forward: each (B, 1 or F + I, 1, D) or None."""
 
 
 class FeedForward(nn.Module):
@@ -115,9 +66,18 @@ class Modulation(nn.ModuleList):
         self.parts = parts
 
     def rows(self, condition: Tensor, num_frames: int) -> tuple[Tensor, ...]:
-        """(B, R, D) -> `parts` times (B, 1, 1, D), or (B, F + I, 1, D) where R = 1 + I."""
-        made = spread_to_frames(self[1](F.silu(condition)), num_frames)
-        return made.unsqueeze(2).chunk(self.parts, dim=3)
+        """Return shift, factor and gate, and again, as many as there are `parts`.
+
+        Args:
+            condition: (B, R, D).
+            num_frames: of the clip.
+
+        Returns:
+            Each (B, 1, 1, D), or (B, F + I, 1, D) where R = 1 + I; factors are 1 + scale.
+        """
+        made: Tensor = self[1](F.silu(condition)).unflatten(2, (self.parts, -1))
+        made[:, :, 1::3].add_(1)
+        return spread_to_frames(made, num_frames).chunk(self.parts, dim=2)
 
 
 class LatteBlock(nn.Module):
@@ -144,74 +104,66 @@ class LatteBlock(nn.Module):
             return [None] * 6
         return list(self.adaLN_modulation.rows(condition, run.num_frames))
 
-    def feed_forward(self, hidden: Tensor, rows: Rows, run: Pass) -> Tensor:
+    def feed_forward(self, stream: Stream, rows: Rows, run: Pass) -> Stream:
         """Return hidden + gate * FF(modulated LayerNorm of hidden)."""
-        update = self.mlp(norm(hidden, rows[3], rows[4]), run.kernels)
-        return add_gated(hidden, rows[5], update)
+        hidden, tokens = settled_and_normed(stream, rows[3], rows[4], run.kernels)
+        del stream  # its parts are not needed beside the widest layer
+        owed = Owed(hidden, self.mlp(tokens, run.kernels), rows[5])
+        return owed if run.carries else settled(owed, run.kernels)
 
-    def place_in_time(self, clip: Tensor, run: Pass) -> Tensor:
-        """Add the temporal table to a clip (B, F, S, D) if this block is the one that does."""
-        return add_temporal_table(clip, run) if self.adds_temporal_table else clip
+    def add_spatial(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        """Attend within frames."""
+        hidden, tokens = settled_and_normed(stream, rows[0], rows[1], run.kernels)
+        return Owed(hidden, self.attn.spatial(tokens, run, index), rows[2])
 
-
-def norm(hidden: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
-    """LayerNorm, modulated if there is a modulation."""
-    plain = normalize(hidden, EPS)
-    return plain if shift is None or scale is None else modulate(plain, shift, scale)
-
-
-def add_gated(hidden: Tensor, gate: Tensor | None, update: Tensor) -> Tensor:
-    """Return hidden + gate * update, or their sum without a gate."""
-    return hidden + update if gate is None else torch.addcmul(hidden, gate, update)
-
-
-def spread_to_frames(rows: Tensor, num_frames: int) -> Tensor:
-    """Repeat the clip's row for its F frames: (B, 1 + I, D) -> (B, F + I, D); (B, 1, D) stays."""
-    if rows.shape[1] == 1:
-        return rows
-    return torch.cat([rows[:, :1].expand(-1, num_frames, -1), rows[:, 1:]], dim=1)
+    def add_temporal(
+        self, attention: FusedAttention, stream: Stream, rows: Rows, run: Pass, index: int
+    ) -> Stream:
+        """Attend across frames, behind the temporal table where this block is to add it."""
+        if self.adds_temporal_table and run.temporal_table is not None:
+            stream = add_temporal_table(settled(stream, run.kernels), run)
+        hidden, tokens = settled_and_normed(stream, rows[0], rows[1], run.kernels)
+        update = attention.temporal(tokens, run, index)
+        if run.kernels.is_active(update):
+            update = update.contiguous()  # kernels read rows, torch adds views as well
+        return Owed(hidden, update, rows[2])
 
 
-def on_clip(hidden: Tensor, run: Pass, apply: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a function to the clip's frames; images behind them pass unchanged."""
-    if hidden.shape[1] == run.num_frames:
-        return apply(hidden)
-    images = hidden[:, run.num_frames :]
-    return torch.cat([apply(hidden[:, : run.num_frames]), images], dim=1)
-
-
-def add_temporal_table(clip: Tensor, run: Pass) -> Tensor:
-    """Add the temporal table (F, D), where there is one, to a clip (B, F, S, D)."""
-    if run.temporal_table is None:
-        return clip
-    return clip + run.temporal_table[:, None].to(clip.dtype)
+def settled_and_normed(
+    stream: Stream, shift: Tensor | None, factor: Tensor | None, kernels: KernelSet
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens with the owed sum taken, and their LayerNorm, modulated if that can be."""
+    if shift is None or factor is None:
+        hidden = settled(stream, kernels)
+        return hidden, normalize(hidden, EPS)
+    return settled_norm(stream, shift, factor, EPS, kernels)
 
 
 class SpatialBlock(LatteBlock):
     """Attention within each frame, feed-forward (variants 1 and 2)."""
 
-    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
+    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
         """(B, F, S, D) -> (B, F, S, D)."""
         rows = self.modulation_rows(condition, run)
-        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run, index)
-        return self.feed_forward(add_gated(hidden, rows[2], update), rows, run)
+        # nested, so that nothing is kept under a name through the feed-forward layer
+        return self.feed_forward(self.add_spatial(stream, rows, run, index), rows, run)
 
 
 class TemporalBlock(LatteBlock):
     """Attention across the frames of the clip, feed-forward (variants 1 and 2)."""
 
-    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
+    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
         """(B, F, S, D) -> (B, F, S, D)."""
         if not run.is_temporal:
-            return hidden
+            return stream
         rows = self.modulation_rows(condition[:, :1], run)
 
-        def apply(clip: Tensor) -> Tensor:
-            clip = self.place_in_time(clip, run)
-            update = self.attn.temporal(norm(clip, rows[0], rows[1]), run, index)
-            return self.feed_forward(add_gated(clip, rows[2], update), rows, run)
+        def apply(clip: Stream) -> Stream:
+            return self.feed_forward(
+                self.add_temporal(self.attn, clip, rows, run, index), rows, run
+            )
 
-        return on_clip(hidden, run, apply)
+        return stream_on_clip(stream, run, apply)
 
 
 class SplitBlock(LatteBlock):
@@ -219,21 +171,22 @@ class SplitBlock(LatteBlock):
 
     has_second_attention = True
 
-    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
-        """(B, F, S, D) -> (B, F, S, D); both attentions share shift, scale and gate."""
+    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
+        """(B, F, S, D) -> (B, F, S, D); both attentions share shift, factor and gate."""
         rows = self.modulation_rows(condition, run)
-        update = self.attn.spatial(norm(hidden, rows[0], rows[1]), run, index)
-        hidden = add_gated(hidden, rows[2], update)
-        if run.is_temporal:
-            shift, scale, gate = (None if row is None else row[:, :1] for row in rows[:3])
+        return self.feed_forward(self.add_both(stream, rows, run, index), rows, run)
 
-            def apply(clip: Tensor) -> Tensor:
-                clip = self.place_in_time(clip, run)
-                update = self.attn_temp.temporal(norm(clip, shift, scale), run, index)
-                return add_gated(clip, gate, update)
+    def add_both(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        """Attend within, then across frames."""
+        stream = self.add_spatial(stream, rows, run, index)
+        if not run.is_temporal:
+            return stream
+        clip_rows = [None if row is None else row[:, :1] for row in rows[:3]]
 
-            hidden = on_clip(hidden, run, apply)
-        return self.feed_forward(hidden, rows, run)
+        def apply(clip: Stream) -> Stream:
+            return self.add_temporal(self.attn_temp, clip, clip_rows, run, index)
+
+        return stream_on_clip(stream, run, apply)
 
 
 class ParallelBlock(LatteBlock):
@@ -241,15 +194,19 @@ class ParallelBlock(LatteBlock):
 
     has_second_attention = True
 
-    def forward(self, hidden: Tensor, condition: Tensor, run: Pass, index: int) -> Tensor:
+    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
         """(B, F, S, D) -> (B, F, S, D); the sum of both attentions is gated once."""
         rows = self.modulation_rows(condition, run)
-        tokens = norm(hidden, rows[0], rows[1])
+        return self.feed_forward(self.add_both(stream, rows, run, index), rows, run)
+
+    def add_both(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        """Attend within and across frames at once."""
+        hidden, tokens = settled_and_normed(stream, rows[0], rows[1], run.kernels)
         update = self.attn.spatial(tokens, run, index)
         if run.is_temporal:
             across = self.attn_temp.temporal(tokens[:, : run.num_frames], run, index)
             update = on_clip(update, run, lambda clip: clip + across)
-        return self.feed_forward(add_gated(hidden, rows[2], update), rows, run)
+        return Owed(hidden, update, rows[2])
 
 
 def make_blocks(config: LatteConfig, **made_by: Any) -> list[LatteBlock]:

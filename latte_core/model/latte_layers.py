@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
-from .latte_blocks import Modulation, norm
+from .latte_blocks import Modulation, settled_and_normed
 from .layers import TIMESTEP_FEATURES, timestep_features
+from .residual import Stream
 
 
 class TimestepEmbedder(nn.Module):
@@ -85,21 +87,24 @@ class FinalLayer(nn.Module):
                 channels, self.tubelet * channels, dtype=dtype, device=device
             )
 
-    def forward(self, hidden: Tensor, condition: Tensor, num_frames: int) -> Tensor:
+    def forward(
+        self, stream: Stream, condition: Tensor, num_frames: int, kernels: KernelSet
+    ) -> Tensor:
         """Turn tokens into the values of their patches.
 
         Args:
-            hidden: (B, f, S, D), f frames or tubelets.
+            stream: (B, f, S, D), f frames or tubelets.
             condition: (B, 1, D), or (B, 1 + I, D) where I images have conditions of their own.
             num_frames: frames or tubelets of the clip.
+            kernels: may take the place of torch's operators.
 
         Returns:
             (B, F, S, P*P*C_out), F = f * tubelet; the channel is the fastest index.
         """
-        shift = scale = None
+        shift = factor = None
         if self.is_modulated:
-            shift, scale = self.adaLN_modulation.rows(condition, num_frames)
-        patches = self.linear(norm(hidden, shift, scale))
+            shift, factor = self.adaLN_modulation.rows(condition, num_frames)
+        patches = self.linear(settled_and_normed(stream, shift, factor, kernels)[1])
         if self.tubelet == 1:
             return patches
         cells = self.temporal_up(patches.unflatten(3, (-1, self.channels)))

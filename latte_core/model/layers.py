@@ -49,11 +49,11 @@ def modulation_rows(table: Tensor, modulation: Tensor) -> Tensor:
 
 
 def modulated_norm(hidden: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
-    """Return LayerNorm(hidden) * factor + shift; shift and factor are (B, 1, D).
+    """Return LayerNorm(hidden) * factor + shift; shift and factor are (B, 1..., D).
 
-    A single row for all videos is the affine part of a LayerNorm: one kernel, rounded once.
+    A single row for all tokens is the affine part of a LayerNorm: one kernel, rounded once.
     """
-    if shift.shape[0] == 1:
+    if shift.numel() == hidden.shape[-1]:
         return F.layer_norm(hidden, hidden.shape[-1:], factor.flatten(), shift.flatten(), eps)
     return torch.addcmul(shift, normalize(hidden, eps), factor)
 

@@ -15,8 +15,8 @@ class Owed(NamedTuple):
     """A sum that nobody has taken yet: hidden + gate * update.
 
     Args:
-        hidden, update: (B, F*S, D).
-        gate: (B or 1, 1, D), or None for ones.
+        hidden, update: (B, ..., D); LatteT2V has (B, F*S, D), Latte (B, F, S, D).
+        gate: (B or 1, 1..., D), or None for ones.
     """
 
     hidden: Tensor
@@ -30,7 +30,7 @@ class Owed(NamedTuple):
 
 
 Stream = Tensor | Owed
-"""Tokens (B, F*S, D) on their way from block to block, maybe with their last sum still owed."""
+"""Tokens (B, ..., D) on their way from block to block, maybe with their last sum still owed."""
 
 
 def gated_sum(hidden: Tensor, update: Tensor, gate: Tensor | None) -> Tensor:
@@ -47,7 +47,7 @@ def gated_sum_norm(
 
 
 def settled(stream: Stream, kernels: KernelSet) -> Tensor:
-    """Return the tokens, (B, F*S, D), with the owed sum taken."""
+    """Return the tokens, (B, ..., D), with the owed sum taken."""
     return stream if isinstance(stream, Tensor) else kernels.run(GATED_SUM, gated_sum, *stream)
 
 
@@ -58,7 +58,7 @@ def settled_norm(
 
     Args:
         stream: tokens.
-        shift, factor: (B or 1, 1, D).
+        shift, factor: (B or 1, 1..., D).
         eps: of the norm.
         kernels: may do both at once.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,11 @@ from latte_test_support.tiny_latte import tiny_latte
 from latte_test_support.tiny_t2v import tiny_config, tiny_model
 from torch import Tensor, nn
 
+from latte_core.acceleration.compilation import compile_model
 from latte_core.kernels.choice import (
     ATTEND_ACROSS_FRAMES,
     GATED_SUM,
+    GATED_SUM_NORM,
     LINEAR_GELU,
     MODULATED_NORM,
     Kernel,
@@ -22,6 +25,7 @@ from latte_core.kernels.choice import (
     KernelUse,
     is_plain_linear,
 )
+from latte_core.model.attention import BlockHooks
 from latte_core.model.latte_t2v import LatteT2V
 from latte_core.model.lora import LoraSettings, add_lora
 
@@ -172,6 +176,17 @@ def test_norms_and_sums_of_what_programs_cannot_read_are_torchs(tokens: Tensor) 
     assert not GATED_SUM.fits(tokens, tokens, ROW)
 
 
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [((2, 1, 1, 8), True), ((1, 1, 1, 8), True), ((2, 3, 1, 8), False), ((2, 1, 8), False)],
+    ids=["one per video", "one for all", "one per frame", "of other axes"],
+)
+def test_rows_for_tokens_by_frame_serve_whole_videos(size: tuple[int, ...], fits: bool) -> None:
+    tokens, row = torch.ones(2, 3, 4, 8), torch.ones(size)
+    assert MODULATED_NORM.fits(tokens, row, row, 1e-6) is fits
+    assert GATED_SUM.fits(tokens, tokens, row) is fits
+
+
 def test_long_clips_and_wide_heads_are_torchs() -> None:
     for frames, width, fits in ((32, 72, True), (33, 72, False), (32, 136, False)):
         heads = torch.ones(1, frames * 2, 1, width)
@@ -254,15 +269,59 @@ def test_layers_of_hosts_and_adapters_keep_their_own_product(kind: str) -> None:
 
 
 @pytest.mark.parametrize("variant", [1, 2, 3, 4])
-def test_class_models_offer_their_feed_forward_layers_to_kernels(variant: int) -> None:
+def test_class_models_offer_all_that_kernels_know_and_change_no_bit(variant: int) -> None:
     offered, plain = tiny_latte(variant=variant), tiny_latte(variant=variant)
     kernels = offered.kernels = NamedCalls()
     latents, timesteps, _ = latte_inputs()
     with torch.no_grad():
         found = offered(latents, timesteps, torch.tensor([0, 4]))
         expected = plain(latents, timesteps, torch.tensor([0, 4]))
-    assert kernels.seen == [LINEAR_GELU] * len(offered.blocks)
+    blocks, attentions = len(offered.blocks), {1: 2, 2: 2, 3: 4, 4: 4}[variant]
+    norms = blocks * (3 if variant == 3 else 2) + 1
+    # no sum is owed to the first norm, nor to the one behind the temporal table, which variant 4
+    # adds before its first block
+    alone = 1 if variant == 4 else 2
+    assert Counter(kernel.name for kernel in kernels.seen) == {
+        LINEAR_GELU.name: blocks,
+        ATTEND_ACROSS_FRAMES.name: attentions,
+        MODULATED_NORM.name: alone,
+        GATED_SUM_NORM.name: norms - alone,
+        **({} if variant == 4 else {GATED_SUM.name: 1}),
+    }
     assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
+def test_hooks_around_blocks_of_class_models_see_whole_tokens(variant: int) -> None:
+    given = (*latte_inputs()[:2], torch.tensor([0, 4]))
+    seen: dict[str, list[Tensor]] = {"kernels": [], "torch": []}
+    for name, tokens in seen.items():
+        model = tiny_latte(variant=variant)
+        if name == "kernels":
+            model.kernels = NamedCalls()
+
+        def run_block(_: int, fn: Any, hidden: Tensor, *rest: Tensor, to: Any = tokens) -> Tensor:
+            to.extend([hidden, fn(hidden, *rest)])
+            return to[-1]
+
+        seen[name].append(model(*given, hooks=BlockHooks(run_block=run_block)))
+    assert len(seen["torch"]) == 2 * tiny_latte(variant=variant).config.num_units + 1
+    assert all(map(torch.equal, seen["kernels"], seen["torch"]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", [1, 2, 3, 4])
+def test_compiled_blocks_of_class_models_stand_beside_kernels(variant: int) -> None:
+    given = (*latte_inputs()[:2], torch.tensor([0, 4]))
+    model = tiny_latte(variant=variant)
+    expected = model(*given)
+    kernels = model.kernels = NamedCalls()
+    compiler = compile_model(model, backend="eager")
+    torch.testing.assert_close(model(*given), expected, atol=1e-5, rtol=1e-5)
+    assert compiler.report().eager_calls == 0
+    # the compiler fuses within blocks, a kernel is left for the last norm
+    assert [kernel.name for kernel in kernels.seen] == [MODULATED_NORM.name]
 
 
 def test_carried_sums_change_no_bit() -> None:
