@@ -20,9 +20,18 @@ from latte_core.training.measure import measure_clip
 ASSETS = Path(__file__).resolve().parents[1] / "latte_core" / "assets"
 LIMITS = {"starter": 12e6, "class_starter": 6e6}
 BARS = {
-    "starter": {"color": 0.9, "direction": 0.9, "shape": 0.75},
-    "class_starter": {"color": 0.95, "shape": 0.95},
+    "starter": {
+        "color": 0.98,
+        "direction": 0.98,
+        "shape": 0.95,
+        "held_out_wordings": 0.9,
+        "unseen_pairs": 0.9,
+        "sizes": 0.95,
+        "backgrounds": 0.95,
+    },
+    "class_starter": {"color": 0.98, "shape": 0.98},
 }
+MOST_FLICKER = 1.0  # of 255, frame to frame
 LOOKS = [
     ("red", "square"),
     ("green", "circle"),
@@ -54,6 +63,7 @@ def test_every_file_is_the_one_that_was_written(folder: str) -> None:
 def test_its_card_holds_scores_above_the_bars(folder: str) -> None:
     scores = read(folder, "card.json")["scores"]
     assert {name: scores[name] for name, bar in BARS[folder].items() if scores[name] < bar} == {}
+    assert scores["background_flicker"] < MOST_FLICKER
 
 
 def test_guidance_and_the_negative_prompt_matter() -> None:
@@ -61,7 +71,7 @@ def test_guidance_and_the_negative_prompt_matter() -> None:
     gained = scores["color"] - scores["color_unguided"]
     both_right = min(scores["color"], scores["color_unguided"]) >= 0.95
     assert gained >= 0.1 or (both_right and scores["direction"] > scores["direction_unguided"])
-    assert scores["red_with_negative"] < 0.05 < scores["red_without_negative"]
+    assert scores["red_with_negative"] < scores["red_without_negative"] / 3
 
 
 def test_starter_does_what_prompts_say() -> None:
@@ -112,7 +122,8 @@ def test_the_text_starter_comes_with_schedules_of_its_own_weights(num_steps: int
 
 def test_a_cached_video_stays_close_to_the_video_without_a_cache() -> None:
     pipeline = Pipeline.from_pretrained("starter")
-    options: dict[str, Any] = {"num_steps": 50, "seed": 9, "guidance_scale": 2.5}
+    scale = read("starter", "card.json")["guidance_scale"]
+    options: dict[str, Any] = {"num_steps": 50, "seed": 9, "guidance_scale": scale}
     plain = pipeline("a blue circle moving left", **options)
     cached = pipeline("a blue circle moving left", **options, cache=CacheSettings(speed_up=2))
     assert cached.cache[0].full_steps == 25

@@ -33,7 +33,7 @@ CARD: dict[str, object] = {
     "name": "Latte starter",
     "license": "Apache-2.0",
     "num_steps": 20,
-    "guidance_scale": 2.5,
+    "guidance_scale": 2.0,
     "sampler": "ddim",
     "num_frames": 16,
     "height": 64,
@@ -44,7 +44,8 @@ CARD: dict[str, object] = {
     "[on a {gray|navy|brown} background]",
     "data": "Clips drawn by latte_core/training/drawing.py: one object or two of 10 to 28 pixels "
     "on a plain background, standing still or travelling 16 to 36 pixels in 16 frames at 64 x 64, "
-    "captioned in many wordings. No picture or text of anybody else was used.",
+    "captioned in many wordings; some have a colour or a shape that their caption leaves out. No "
+    "picture or text of anybody else was used.",
 }
 SCHEDULER_CONFIG: dict[str, object] = {
     "_class_name": "DDIMScheduler",
