@@ -52,8 +52,8 @@ class LatteAccelerate:
         mode = {
             "default": "balanced",
             "tooltip": "quality computes about 5 of 8 steps, balanced every second, fast 3 of 10. "
-            "Measured on the starter at 50 steps, against the uncached video: 50, 43 and 32 dB by "
-            "rule, 56, 52 and 41 dB with its schedule. off: no cache.",
+            "Measured on the starter at 50 steps, against the uncached video: 52, 45 and 33 dB by "
+            "rule, 59, 51 and 44 dB with its schedule. off: no cache.",
         }
         return {
             "required": {
