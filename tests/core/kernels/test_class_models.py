@@ -5,20 +5,14 @@ One process measures all cases; see `tests/support/class_kernel_cases.py`.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "support" / "class_kernel_cases.py"
-GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 KINDS = ("class", "unconditional")
 
 if find_spec("triton") is None:
@@ -56,30 +50,6 @@ EXPECTED: dict[str, dict[str, int]] = {
 }
 # Images behind a clip cut it out of their rows in each temporal block, so that torch does much.
 ATTENTIONS_ALONE = ("clip with images", "images with labels")
-
-
-@pytest.fixture(scope="module", params=["cpu", GPU])
-def device(request: pytest.FixtureRequest) -> str:
-    """Where kernels run: on the CPU that is the interpreter."""
-    if request.param != "cpu" and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def report(device: str) -> dict[str, Any]:
-    """What the cases measured in their own process."""
-    more = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
-    made = subprocess.run(
-        [sys.executable, str(SCRIPT), device],
-        env={**os.environ, **more, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert made.returncode == 0, made.stderr
-    return json.loads(made.stdout)
 
 
 def test_every_case_is_measured(report: dict[str, Any]) -> None:

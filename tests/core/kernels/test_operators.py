@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 SCRIPT = Path(__file__).resolve().parents[2] / "support" / "kernel_cases.py"
-GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 PAIR = {"linear_gelu": 2, "attend_across_frames": 1}  # of blocks, besides norms and sums
 
 if find_spec("triton") is None:
     pytest.skip("Triton is not installed (Linux x86_64 only)", allow_module_level=True)
-
-
-@pytest.fixture(scope="module", params=["cpu", GPU])
-def device(request: pytest.FixtureRequest) -> str:
-    """Where kernels run: on the CPU that is the interpreter."""
-    if request.param != "cpu" and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def report(device: str) -> dict[str, Any]:
-    """What the cases measured in their own process."""
-    more = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
-    made = subprocess.run(
-        [sys.executable, str(SCRIPT), device],
-        env={**os.environ, **more, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert made.returncode == 0, made.stderr
-    return json.loads(made.stdout)
 
 
 def test_operators_equal_torch_in_float32(report: dict[str, Any], device: str) -> None:
