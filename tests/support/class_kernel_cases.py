@@ -86,7 +86,7 @@ def model_of(case: Case) -> Any:
 def measure(case: Case, device: str) -> dict[str, Any]:
     """Return the errors of a model with and without kernels, and what it called with them."""
     from latte_core.kernels.choice import KernelSet, KernelUse
-    from support.kernel_cases import OperatorNames, mean_error, random, relative
+    from support.kernel_cases import both_ways, random
 
     model = model_of(case)
     latents = random(case.batch, 4, FRAMES, 4, 6).bfloat16()
@@ -99,20 +99,7 @@ def measure(case: Case, device: str) -> dict[str, Any]:
         with torch.no_grad():
             return model(latents.to(device, dtype), **given, **case.options)
 
-    report: dict[str, Any] = {}
-    exact = run(KernelUse.NEVER, torch.float64)
-    for dtype in (torch.float32, torch.bfloat16):
-        results = [run(KernelUse.NEVER, dtype)]
-        with OperatorNames() as counter:
-            results.append(run(KernelUse.ALWAYS, dtype))
-        errors = [mean_error(one, exact) for one in results]
-        report[str(dtype).removeprefix("torch.")] = {
-            "relative": relative(*results),
-            "torch": errors[0],
-            "kernel": errors[1],
-            "calls": dict(counter.calls),
-        }
-    return report
+    return both_ways(run)
 
 
 def main(device: str) -> None:

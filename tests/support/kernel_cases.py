@@ -146,7 +146,21 @@ def measure_model(
         with torch.no_grad():
             return model(*given, **options)
 
-    report: dict[str, Any] = {}
+    return both_ways(run)
+
+
+def both_ways(run: Callable[[Any, torch.dtype], Tensor]) -> dict[str, dict[str, Any]]:
+    """Compare a model with kernels with the one without, and both with float64.
+
+    Args:
+        run: calls it, given a `KernelUse` and a type.
+
+    Returns:
+        For each type how far both ways are apart, the errors of both, and calls of kernels.
+    """
+    from latte_core.kernels.choice import KernelUse
+
+    report: dict[str, dict[str, Any]] = {}
     exact = run(KernelUse.NEVER, torch.float64)
     for dtype in (torch.float32, torch.bfloat16):
         results = [run(KernelUse.NEVER, dtype)]
@@ -157,8 +171,8 @@ def measure_model(
             "relative": relative(*results),
             "torch": errors[0],
             "kernel": errors[1],
+            "calls": dict(counter.calls),
         }
-        report["calls"] = dict(counter.calls)
     return report
 
 

@@ -72,7 +72,8 @@ def test_model_calls_kernels_wherever_they_fit(
     expected |= {"modulated_norm": norms, "gated_sum": sums, "gated_sum_norm": sums_with_norms}
     if way == "single frame":
         del expected["attend_across_frames"]
-    assert report["models"][way]["calls"] == expected
+    for dtype in ("float32", "bfloat16"):
+        assert report["models"][way][dtype]["calls"] == expected
 
 
 @pytest.mark.parametrize(
