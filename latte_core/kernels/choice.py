@@ -12,14 +12,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from importlib.util import find_spec
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import MissingDependencyError
 from . import ops
-from .timing import Timer, device_time, fastest
+from .backends import Backends
+from .timing import Timer, device_time, fastest, sample
 
 MAX_WIDTH = 8192  # of tokens: a norm's program keeps whole rows in registers
 MAX_HEAD_WIDTH = 128
@@ -65,6 +66,7 @@ class KernelSet:
     def __init__(self, use: KernelUse = KernelUse.AUTO, timer: Timer = device_time) -> None:
         self.use = use
         self.timer = timer
+        self.backends = Backends()
         self.choices: dict[Hashable, int] = {}
         self.is_able: dict[torch.device, bool] = {}
 
@@ -108,9 +110,10 @@ class KernelSet:
         """Return the place of the fastest kernel; -1 for torch, also where none can be built."""
         from triton.errors import TritonError  # pyright: ignore
 
+        expected = sample(calls[0]())  # its errors are torch's own
         try:
             with ops.on_device_of(tokens):
-                return fastest(calls[0], calls[1:], self.timer)
+                return fastest(calls[0], calls[1:], expected, self.timer)
         except torch.OutOfMemoryError:
             raise
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -124,11 +127,29 @@ class KernelSet:
             return -1
 
     def _can_run(self, device: torch.device) -> bool:
-        """Whether Triton is installed and knows a device, found out once."""
+        """Whether Triton imports and knows a device, found out once."""
         if device not in self.is_able:
             is_known = torch.cuda.get_device_capability(device) >= OLDEST
-            self.is_able[device] = is_known and find_spec("triton") is not None
+            self.is_able[device] = is_known and has_triton()
         return self.is_able[device]
+
+
+def has_triton() -> bool:
+    """Whether Triton imports; one that is installed and does not is told."""
+    try:
+        ops.programs()
+    except MissingDependencyError as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "triton":
+            return False
+        warnings.warn(
+            f"Triton is installed but does not import ({type(cause).__name__}: {cause}). Torch's "
+            "own operators are used: nothing is wrong but the speed. Install a Triton that is made "
+            "for this version of torch, or remove it.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def key_of(value: Any) -> Hashable:
