@@ -23,7 +23,9 @@ class AttentionFn(Protocol):
 
     `q` is (B, N, D), `k` and `v` are (B, M, D), `mask` is None or an additive bias that broadcasts
     to (B, N, M); the result is (B, N, D). Keywords `kind` ("spatial", "cross" or "temporal") and
-    `block_index` say who calls.
+    `block_index` say who calls. One with a true attribute `leaves_frames` computes what torch's
+    does and watches nothing: the model attends across frames in its own way then, which spares two
+    copies of all tokens.
     """
 
     def __call__(
@@ -126,20 +128,22 @@ class BlockHooks:
         text_in_blocks: each block makes its own modulation and its own keys and values of the
             text, where all of its weights are at hand (training that gathers or recomputes a block
             at a time).
-        folds_places: `attention` is called across frames with (B, F, S*D) and S*N heads, which
-            spares two copies of all tokens, in place of (B*S, F, D) and N heads.
     """
 
     attention: AttentionFn = scaled_dot_product
     run_block: RunBlock | None = None
     attn_output_hook: AttentionOutputHook | None = None
     text_in_blocks: bool = False
-    folds_places: bool = False
 
     @property
     def is_default_attention(self) -> bool:
         """Whether attention is torch's own, which needs no regrouped tokens."""
         return self.attention is scaled_dot_product
+
+    @property
+    def leaves_frames(self) -> bool:
+        """Whether the model attends across frames in its own way."""
+        return self.is_default_attention or getattr(self.attention, "leaves_frames", False)
 
     def attention_with(self, kernels: KernelSet) -> AttentionFn:
         """Return what attends; torch's own attention knows what failed before on this model."""

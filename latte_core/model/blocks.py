@@ -247,7 +247,7 @@ class TemporalBlock(Block):
             # One frame attends to itself alone. With gradients, queries and keys take part all the
             # same: theirs are zero, not missing, which wrappers for several processes insist on.
             update = self.attn1.project_out(self.attn1.project_values(tokens))
-        elif run.hooks.is_default_attention:
+        elif run.hooks.leaves_frames:
             q, k, v = self.attn1.project(tokens, self.heads)
             plain = partial(attend_across_frames, backends=run.kernels.backends)
             attended = run.kernels.run(ATTEND_ACROSS_FRAMES, plain, q, k, v, run.grid.num_frames)
@@ -257,17 +257,9 @@ class TemporalBlock(Block):
         return Owed(hidden, update, parts[2])
 
     def attend_through_hook(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
-        """(B, F*S, D) -> (B, F*S, D), in the layout that the host's attention asks for."""
-        batch, frames = run.grid.batch, run.grid.num_frames
-        heads, size = self.heads, (batch, frames, -1)
-        if run.hooks.folds_places:
-            heads *= tokens.shape[1] // frames  # a place and a head are one axis
-        else:
-            tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=frames)
-            size = tokens.shape
-        q, k, v = (t.reshape(size) for t in self.attn1.project(tokens, self.heads))
-        attended = run.hooks.attention(q, k, v, heads, kind=TEMPORAL, block_index=index)
-        update = self.attn1.project_out(attended.reshape(tokens.shape))
-        if run.hooks.folds_places:
-            return update
-        return rearrange(update, "(b s) f d -> b (f s) d", b=batch)
+        """(B, F*S, D) -> (B, F*S, D), in the layout that every attention knows, (B*S, F, D)."""
+        tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=run.grid.num_frames)
+        q, k, v = (t.flatten(2) for t in self.attn1.project(tokens, self.heads))
+        attended = run.hooks.attention(q, k, v, self.heads, kind=TEMPORAL, block_index=index)
+        update = self.attn1.project_out(attended)
+        return rearrange(update, "(b s) f d -> b (f s) d", b=run.grid.batch)

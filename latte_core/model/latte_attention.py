@@ -76,7 +76,7 @@ class FusedAttention(nn.Module):
 
     def temporal(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend across frames at each place: (B, F, S, D) -> the same."""
-        is_plain = run.hooks.is_default_attention and run.rotation is None
+        is_plain = run.hooks.leaves_frames and run.rotation is None
         head_width = tokens.shape[3] // self.heads
         if (
             is_plain
