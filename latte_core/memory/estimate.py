@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..devices import is_cuda
 from .plan import AUTO, CPU, PRESETS, RESIDENT, STREAMED, MemoryPlan, Place
 
 # Tensors as large as all tokens that are alive at once in a pass, beside the inner layer.
@@ -133,6 +134,6 @@ def choose_plan(
 
 def free_bytes(device: torch.device) -> int | None:
     """Return the bytes free on an accelerator with memory of its own, else None."""
-    if device.type in ("cpu", "mps", "meta") or not torch.cuda.is_available():
+    if not is_cuda(device):
         return None
     return int(torch.cuda.mem_get_info(device)[0])

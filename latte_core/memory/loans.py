@@ -12,8 +12,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-SMALLEST = 2**16  # elements of a tensor that is worth streaming; biases and tables stay
-ALIGNMENT = 256  # bytes, as kernels like addresses
+from ..devices import is_cuda
+from .pinned import PinnedMemory, aligned, num_bytes_of, view_as
+
+# Elements of a tensor that is worth streaming. Biases stay, and so do modulation tables, which are
+# read from outside of their blocks.
+SMALLEST = 2**16
 
 
 class Held(NamedTuple):
@@ -58,19 +62,29 @@ class WholeLoan:
     Args:
         module: its tensors are exchanged until `end`.
         device: where they go.
+        pinned: what they go through; None copies them as they are.
+        keeps: keep the originals in page-locked memory from now on.
         without: ids of tensors that are left out.
     """
 
     def __init__(
-        self, module: nn.Module, device: torch.device, *, without: Collection[int] = ()
+        self,
+        module: nn.Module,
+        device: torch.device,
+        *,
+        pinned: PinnedMemory | None = None,
+        keeps: bool = False,
+        without: Collection[int] = (),
     ) -> None:
         self._held = [held for held in tensors_of(module) if id(held.tensor) not in without]
+        if pinned is not None and keeps and is_cuda(device):
+            pinned.keep(one.tensor for one in self._held)
         made: dict[int, Tensor] = {}
         try:
             for held in self._held:
                 key = id(held.tensor)
                 if key not in made:
-                    made[key] = held.tensor.detach().to(device)
+                    made[key] = _copied(held.tensor.detach(), device, pinned)
                 held.lend(made[key])
         except BaseException:
             self.end()
@@ -88,22 +102,29 @@ class Slot:
     def __init__(self, num_bytes: int, device: torch.device) -> None:
         self.memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         self.group: int | None = None
-        self.ready: Any = None  # the event that ends the copy, where there are streams
+        # events, where there are streams: the end of the copy, and of the work with it
+        self.ready: Any = None
+        self.left: Any = None
 
 
 class BlockStream:
     """A module whose blocks are on the device only while they run, two groups at most.
 
     While a group runs, the next one is copied into the other slot, on a stream of its own where the
-    device has streams. After the last one comes the first again. Everything outside the groups, and
-    small tensors inside, is on the device all the time.
+    device has streams. Everything outside the groups, and small tensors inside, is on the device
+    all the time.
+
+    Originals that are kept in page-locked memory are read by the device itself: so a copy is asked
+    for before the work that it is to run beside, and after the last group comes the first again.
+    Others have to be handed over piece by piece: that is done after the work is asked for, which
+    the device does meanwhile, and the last group is the end.
 
     Args:
         module: its tensors are exchanged until `end`, by hooks that `end` removes.
         groups: blocks in the order in which they run; a group is needed as a whole.
         device: where they run.
-        pins: keep the originals in pinned memory from now on, which makes copies faster and lets
-            them run beside the work.
+        pinned: what weights go through; None copies them as they are.
+        keeps: keep the originals in page-locked memory from now on.
         smallest: elements of a tensor that is streamed.
     """
 
@@ -113,23 +134,30 @@ class BlockStream:
         groups: Sequence[Sequence[nn.Module]],
         device: torch.device,
         *,
-        pins: bool = False,
+        pinned: PinnedMemory | None = None,
+        keeps: bool = False,
         smallest: int = SMALLEST,
     ) -> None:
         self._device = device
         self._groups = [_large_tensors(group, smallest) for group in groups]
-        self._side: Any = torch.cuda.Stream(device) if _has_streams(device) else None
+        self._side: Any = torch.cuda.Stream(device) if is_cuda(device) else None
+        self._pinned = pinned if self._side is not None else None
         self.num_loads = 0
-        if pins and self._side is not None:
-            self._pin()
-        streamed = {id(held.tensor) for group in self._groups for held in group}
-        self._rest = WholeLoan(module, device, without=streamed)
+        streamed = {id(one.tensor): one.tensor for group in self._groups for one in group}
+        if self._pinned is not None and keeps:
+            self._pinned.keep(streamed.values())
+        is_read = self._side is not None and all(one.is_pinned() for one in streamed.values())
+        self._hands_over = self._side is not None and not is_read
+        self._pieces = [_pieces_of(group, joins=is_read) for group in self._groups]
+        self._rest = WholeLoan(module, device, pinned=self._pinned, keeps=keeps, without=streamed)
         self._handles: list[Any] = []
         self._slots: list[Slot] = []
         try:
             room = max((_room_for(group) for group in self._groups), default=0)
             self._slots = [Slot(room, device) for _ in range(min(2, len(self._groups)))]
             self._current = 0
+            for slot in self._slots:
+                self._leave(slot)
             for index, group in enumerate(groups):
                 self._watch(index, group)
         except BaseException:
@@ -158,20 +186,39 @@ class BlockStream:
         def enter(*_: object) -> None:
             self._enter(index)
 
+        def ask_for_next(*_: object) -> None:
+            if index + 1 < len(self._groups) and self._slots[self._current].group == index:
+                self._load_ahead(index + 1)
+
         for block in group:
             for module in block.modules():
                 self._handles.append(module.register_forward_pre_hook(enter))
+        if self._hands_over:
+            self._handles.append(group[-1].register_forward_hook(ask_for_next))
 
     def _enter(self, index: int) -> None:
         """Have a group on the device, and the next one on its way."""
-        if self._slots[self._current].group == index:
+        before = self._slots[self._current]
+        if before.group == index:
             return
-        other = len(self._slots) - 1 - self._current
-        self._load(self._slots[other], index)
-        self._wait_for(self._slots[other])
+        self._current = len(self._slots) - 1 - self._current
+        slot = self._slots[self._current]
+        self._load(slot, index)
+        if slot.ready is not None:
+            torch.cuda.current_stream(self._device).wait_event(slot.ready)
+        self._leave(before)
+        if not self._hands_over:
+            self._load_ahead((index + 1) % len(self._groups))
+
+    def _leave(self, slot: Slot) -> None:
+        """Remember that all work with a slot has been asked for."""
+        if self._side is not None:
+            slot.left = torch.cuda.current_stream(self._device).record_event()
+
+    def _load_ahead(self, index: int) -> None:
+        """Begin to copy a group into the slot that nothing works with."""
         if len(self._slots) > 1:
-            self._load(self._slots[self._current], (index + 1) % len(self._groups))
-        self._current = other
+            self._load(self._slots[1 - self._current], index)
 
     def _load(self, slot: Slot, index: int) -> None:
         """Copy a group into a slot unless it is there already."""
@@ -182,25 +229,23 @@ class BlockStream:
         if self._side is None:
             self._fill(slot, index)
             return
-        # what still runs on the main stream may read the slot
-        self._side.wait_stream(torch.cuda.current_stream(self._device))
+        self._side.wait_event(slot.left)
         with torch.cuda.stream(self._side):
             self._fill(slot, index)
             slot.ready = self._side.record_event()
 
     def _fill(self, slot: Slot, index: int) -> None:
-        start = 0
+        """Put a group's weights into a slot, and lend what is there."""
         slot.group = index
-        for held in self._groups[index]:
-            size = held.tensor.numel() * held.tensor.element_size()
-            place = view_as(slot.memory[start : start + size], held.tensor)
-            place.copy_(held.tensor.detach(), non_blocking=True)
-            held.lend(place)
-            start += _aligned(size)
-
-    def _wait_for(self, slot: Slot) -> None:
-        if slot.ready is not None:
-            torch.cuda.current_stream(self._device).wait_event(slot.ready)
+        for piece in self._pieces[index]:
+            place = view_as(slot.memory[piece.start : piece.start + piece.num_bytes], piece.source)
+            if self._pinned is None:
+                place.copy_(piece.source, non_blocking=True)
+            else:
+                self._pinned.copy(place, piece.source)
+        for held, start in _places_of(self._groups[index]):
+            size = num_bytes_of(held.tensor)
+            held.lend(view_as(slot.memory[start : start + size], held.tensor))
 
     def _empty(self, slot: Slot) -> None:
         if slot.group is not None:
@@ -208,19 +253,56 @@ class BlockStream:
                 held.restore()
         slot.group = None
 
-    def _pin(self) -> None:
-        for group in self._groups:
-            for held in group:
-                if not held.tensor.is_pinned():
-                    held.tensor.data = held.tensor.data.pin_memory()
+
+class Piece(NamedTuple):
+    """Numbers that are copied together, and where in a slot they go."""
+
+    source: Tensor
+    start: int
+    num_bytes: int
 
 
-def view_as(memory: Tensor, tensor: Tensor) -> Tensor:
-    """Return bytes as a tensor of the same dtype, shape and, for a turned matrix, order."""
-    flat = memory.view(tensor.dtype)
-    if tensor.ndim == 2 and not tensor.is_contiguous() and tensor.t().is_contiguous():
-        return flat.view(tensor.t().shape).t()
-    return flat.view(tensor.shape)
+def _places_of(group: Sequence[Held]) -> Iterator[tuple[Held, int]]:
+    """Yield the tensors of a group with the bytes in a slot at which they begin."""
+    start = 0
+    for held in group:
+        yield held, start
+        start += aligned(num_bytes_of(held.tensor))
+
+
+def _pieces_of(group: Sequence[Held], *, joins: bool) -> list[Piece]:
+    """Return what is to be copied; neighbours in memory go together if it `joins`."""
+    pieces: list[Piece] = []
+    for held, start in _places_of(group):
+        tensor, size = held.tensor.detach(), num_bytes_of(held.tensor)
+        if joins and pieces and (joined := _joined(pieces[-1], tensor, start)):
+            pieces[-1] = joined
+        else:
+            pieces.append(Piece(tensor, start, size))
+    return pieces
+
+
+def _joined(piece: Piece, tensor: Tensor, start: int) -> Piece | None:
+    """Return a piece that goes on to the end of a tensor, or None if that is not next to it."""
+    storage = piece.source.untyped_storage()
+    begin = piece.source.data_ptr()
+    if tensor.untyped_storage().data_ptr() != storage.data_ptr():
+        return None
+    if tensor.data_ptr() - begin != start - piece.start:
+        return None
+    size = start + num_bytes_of(tensor) - piece.start
+    whole = torch.empty(0, dtype=torch.uint8)
+    whole.set_(storage, begin - storage.data_ptr(), (size,), (1,))
+    return Piece(whole, piece.start, size)
+
+
+def _copied(tensor: Tensor, device: torch.device, pinned: PinnedMemory | None) -> Tensor:
+    """Return a tensor on a device."""
+    if pinned is None or not is_cuda(device) or tensor.device.type != "cpu":
+        return tensor.to(device)
+    made = torch.empty_like(tensor, device=device)
+    pinned.copy(made, tensor)
+    return made
 
 
 def _large_tensors(group: Sequence[nn.Module], smallest: int) -> list[Held]:
@@ -231,12 +313,4 @@ def _large_tensors(group: Sequence[nn.Module], smallest: int) -> list[Held]:
 
 def _room_for(group: Sequence[Held]) -> int:
     """Return the bytes that a group takes in a slot."""
-    return sum(_aligned(held.tensor.numel() * held.tensor.element_size()) for held in group)
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _has_streams(device: torch.device) -> bool:
-    return device.type not in ("cpu", "mps", "meta") and torch.cuda.is_available()
+    return sum(aligned(num_bytes_of(held.tensor)) for held in group)

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..devices import is_out_of_memory
+from ..model.latte import Latte
+from ..model.latte_t2v import LatteT2V
 from .estimate import Choice
 from .groups import block_groups
 from .loans import BlockStream, Loan, WholeLoan
+from .pinned import PinnedMemory
 from .plan import CPU, KEEP_ALL, PRESETS, RESIDENT, STREAMED, MemoryPlan, Place, smaller_than
 
 logger = logging.getLogger("latte")
@@ -34,6 +38,7 @@ class Stages:
         self._advises = advises
         self._lent: nn.Module | None = None
         self._loan: Loan | None = None
+        self._pinned = PinnedMemory()
 
     @classmethod
     def none(cls) -> Stages:
@@ -61,12 +66,12 @@ class Stages:
         self.rest()
         if place in (RESIDENT, CPU):
             return
+        # page-locking the text encoder too would take most of the main memory
+        how: Any = {"pinned": self._pinned, "keeps": isinstance(module, Latte | LatteT2V)}
         if place == STREAMED:
-            # pinning the text encoder too would take most of the main memory
-            pins = getattr(module, "encoder", None) is None
-            self._loan = BlockStream(module, block_groups(module), self.device, pins=pins)
+            self._loan = BlockStream(module, block_groups(module), self.device, **how)
         else:
-            self._loan = WholeLoan(module, self.device)
+            self._loan = WholeLoan(module, self.device, **how)
         self._lent = module
 
     def rest(self) -> None:
@@ -86,8 +91,8 @@ class Stages:
         """
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            if self._advises:
+        except (RuntimeError, MemoryError) as error:
+            if self._advises and is_out_of_memory(error):
                 self._advise(error)
             raise
         finally:

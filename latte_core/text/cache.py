@@ -1,8 +1,8 @@
 """Text features that were computed before, so that the text encoder need not run, or be loaded.
 
 A prompt is kept with all 120 rows: a negative prompt, the empty one above all, is cut to the length
-of whatever positive it stands beside. Each prompt is encoded alone, so that its features do not
-depend on which others were found.
+of whatever positive it stands beside. Each prompt is encoded as if it were alone, so that its
+features do not depend on which others were found.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .pair import Encoder
 from .t5 import TextEmbeddings, TextEncoder
 
 MEMORY_BYTES = 2**27  # about 130 prompts of Latte-1 in 16 bits
@@ -117,14 +118,15 @@ class CachedEncoder:
     Args:
         cache: where features are kept.
         identity: see `feature_key`.
-        open_encoder: returns the text encoder, where it works.
+        open_encoder: returns the text encoder, where it works; asked once for all new prompts. A
+            `TextEncoder` takes them in one pass over its layers, others one after the other.
     """
 
     def __init__(
         self,
         cache: EmbeddingCache,
         identity: Mapping[str, Any],
-        open_encoder: Callable[[], TextEncoder],
+        open_encoder: Callable[[], Encoder],
     ) -> None:
         self._cache = cache
         self._identity = identity
@@ -137,21 +139,29 @@ class CachedEncoder:
         Raises:
             NonFiniteError: if the features of a new prompt are NaN or infinite.
         """
-        rows = [self._row(text) for text in texts]
+        keys = [feature_key(self._identity, text) for text in texts]
+        rows = {key: self._cache.get(key) for key in keys}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if rows[key] is None}
+        for key, made in zip(missing, self._make(list(missing.values())), strict=True):
+            self._cache.put(key, made)
+            rows[key] = made
+        found = [row for key in keys if (row := rows[key]) is not None]
         return TextEmbeddings(
-            embeds=torch.stack([row.embeds for row in rows]),
-            mask=torch.stack([row.mask for row in rows]),
-            notices=tuple(notice for row in rows for notice in row.notices),
+            embeds=torch.stack([row.embeds for row in found]),
+            mask=torch.stack([row.mask for row in found]),
+            notices=tuple(notice for row in found for notice in row.notices),
         )
 
-    def _row(self, text: str) -> PromptFeatures:
-        key = feature_key(self._identity, text)
-        found = self._cache.get(key)
-        if found is not None:
-            return found
-        made = self._open().encode([text])
-        row = PromptFeatures(
-            embeds=made.embeds[0].cpu(), mask=made.mask[0].cpu(), notices=made.notices
-        )
-        self._cache.put(key, row)
-        return row
+    def _make(self, texts: list[str]) -> list[PromptFeatures]:
+        """Encode prompts that are new, without letting one have a part in another."""
+        if not texts:
+            return []
+        encoder = self._open()
+        if isinstance(encoder, TextEncoder):
+            made = encoder.encode_each(texts)
+        else:
+            made = [encoder.encode([text]) for text in texts]
+        return [
+            PromptFeatures(embeds=one.embeds[0].cpu(), mask=one.mask[0].cpu(), notices=one.notices)
+            for one in made
+        ]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import half_type
 from ..errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -22,12 +23,14 @@ from ..types import TEXT_TOKENS
 from .config import T5EncoderConfig, check_is_t5
 from .four_bits import FourBitLinear, FourBits
 from .layouts import WEIGHT, dequantise, encoder_tensors, take_four_bits, usual_dtype
-from .tokenizer import PromptTokenizer
+from .one_pass import row_by_row
+from .tokenizer import PromptTokenizer, TokenBatch
 
 KEPT_IN_FLOAT32 = (".wo.weight",)  # in float16 the second feed-forward matrix overflows
 EMBEDDING = "shared.weight"
 EMBEDDING_ALIAS = "encoder.embed_tokens.weight"
 TEXTS_AT_ONCE = 8
+ROWS_AT_ONCE = 32  # of `encode_each`; each holds 4 MB of attention biases in T5-XXL
 
 logger = logging.getLogger("latte")
 
@@ -193,27 +196,55 @@ class TextEncoder:
             NonFiniteError: if the features of a real token are NaN or infinite.
         """
         tokens = self.tokenizer.encode(texts, TEXT_TOKENS)
-        for notice in tokens.notices:
-            logger.warning(notice)
-        mask = tokens.mask.to(self.device)
-        ids = tokens.ids.to(self.device)
-        embeds = torch.cat(
-            [
-                self._features(
-                    ids[start : start + TEXTS_AT_ONCE], mask[start : start + TEXTS_AT_ONCE]
-                )
-                for start in range(0, len(ids), TEXTS_AT_ONCE)
-            ]
+        _tell(tokens)
+        parts = [slice(at, at + TEXTS_AT_ONCE) for at in range(0, len(texts), TEXTS_AT_ONCE)]
+        return TextEmbeddings(
+            embeds=torch.cat([self._features(tokens.ids[one], tokens.mask[one]) for one in parts]),
+            mask=tokens.mask.to(self.device),
+            notices=tokens.notices,
         )
-        if not torch.isfinite(embeds).all():
+
+    @torch.no_grad()
+    def encode_each(self, texts: Sequence[str]) -> list[TextEmbeddings]:
+        """Encode prepared prompts in one pass over the layers, to the bits that each has alone.
+
+        Args:
+            texts: as for `encode`.
+
+        Returns:
+            What `encode` returns for each prompt by itself.
+
+        Raises:
+            NonFiniteError: as `encode`.
+        """
+        tokens = [self.tokenizer.encode([text], TEXT_TOKENS) for text in texts]
+        for one in tokens:
+            _tell(one)
+        made: list[Tensor] = []
+        with row_by_row(self.module):
+            for start in range(0, len(tokens), ROWS_AT_ONCE):
+                some = tokens[start : start + ROWS_AT_ONCE]
+                ids = torch.cat([one.ids for one in some])
+                mask = torch.cat([one.mask for one in some])
+                made += [row[None] for row in self._features(ids, mask)]
+        return [
+            TextEmbeddings(embeds=embeds, mask=one.mask.to(self.device), notices=one.notices)
+            for embeds, one in zip(made, tokens, strict=True)
+        ]
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Run the layers once: (B, 120) ids and mask -> (B, 120, C).
+
+        Raises:
+            NonFiniteError: if a feature is NaN or infinite.
+        """
+        given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device).long()}
+        hidden: Tensor = self.module(**given).last_hidden_state
+        if not torch.isfinite(hidden).all():
             raise NonFiniteError(
                 f"The text encoder gave NaN or infinite features in {self.dtype}. "
                 "Use bfloat16 or float32 for the text encoder."
             )
-        return TextEmbeddings(embeds=embeds, mask=mask, notices=tokens.notices)
-
-    def _features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self.module(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return hidden
 
     def _embedding(self) -> Tensor:
@@ -221,9 +252,22 @@ class TextEncoder:
         return weight
 
 
+def _tell(tokens: TokenBatch) -> None:
+    """Say which prompts were cut."""
+    for notice in tokens.notices:
+        logger.warning(notice)
+
+
 def default_dtype(tensors: Mapping[str, Tensor], device: torch.device | str) -> torch.dtype:
-    """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says."""
-    return torch.float32 if torch.device(device).type == "cpu" else usual_dtype(tensors)
+    """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says.
+
+    In place of bfloat16 it is float16 where the device has no bfloat16.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.float32
+    usual = usual_dtype(tensors)
+    return half_type(device) if usual == torch.bfloat16 else usual
 
 
 def _tokenizer(source: PromptTokenizer | str | Path) -> PromptTokenizer:

@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError, NonFiniteError
 from ..parts import TensorReader, read_json
 from ..types import MAX_FRAMES, check_integer
@@ -24,7 +25,6 @@ from .checks import PieceCallback, Progress, check_frames, check_latents, check_
 from .config import VaeConfig
 from .tiling import DecodePlan, count_pieces, decode_in_tiles, frame_chunks, smaller_plans
 
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 CELLS_AT_ONCE = 4 * 64 * 64  # of an image VAE: four frames of 512 x 512 pixels
 logger = logging.getLogger("latte")
 
@@ -276,7 +276,9 @@ class VideoVAE:
         """Return the frames, or None if memory ran out."""
         try:
             return self._decode_video(latent_frames, plan, progress)
-        except OUT_OF_MEMORY:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _decode_video(self, latent_frames: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
@@ -336,7 +338,9 @@ class VideoVAE:
         """Return the moments, or None if memory ran out."""
         try:
             return self._encode_call(pixels)
-        except OUT_OF_MEMORY:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _encode_call(self, pixels: Tensor) -> Tensor:
