@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .acceleration.run import CacheReport, RunCache
 from .acceleration.settings import CacheSettings
 from .checkpoint.lora_reader import merge_lora_file
+from .devices import is_out_of_memory
 from .errors import IncompatibleInputsError
 from .memory import MemoryPlan
 from .model.attention import BlockHooks
@@ -359,8 +360,9 @@ class Pipeline(SpeedUps):
                     callback=callback,
                     compute_dtype=weight.dtype,
                 )
-        except torch.OutOfMemoryError:
-            logger.error("Out of memory while sampling %s.", request.shape)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                logger.error("Out of memory while sampling %s.", request.shape)
             raise
         return latents, None if cache is None else cache.close()
 

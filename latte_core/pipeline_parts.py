@@ -12,6 +12,7 @@ from torch import nn
 from .acceleration.schedule_file import ScheduleFile
 from .checkpoint.loader import load_t2v
 from .checkpoint.reader import read_tensors
+from .devices import half_type
 from .errors import CheckpointError, InvalidInputError
 from .memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
 from .model.layers import set_feed_forward_rows
@@ -374,8 +375,7 @@ def pick_dtype(device: torch.device, *, is_small: bool) -> torch.dtype:
     """Return float32 where half precision gains nothing, else a half type the device has."""
     if device.type == "cpu" or is_small:
         return torch.float32
-    has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_bfloat16 else torch.float16
+    return half_type(device)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
-import torch
-
 from .. import __version__
 from ..errors import LatteError
 from . import (
@@ -97,7 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(parsed)
         except LatteError as error:
             return _fail(str(error))
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            from ..devices import is_out_of_memory  # not before torch is wanted
+
+            if not is_out_of_memory(error):
+                raise
             return _fail(
                 "There is not enough memory for this video. Ask for fewer frames or a smaller "
                 "size, or use a smaller --memory, --dtype bfloat16 or --device cpu."

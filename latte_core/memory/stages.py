@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..devices import is_out_of_memory
 from .estimate import Choice
 from .groups import block_groups
 from .loans import BlockStream, Loan, WholeLoan
@@ -86,8 +87,8 @@ class Stages:
         """
         try:
             yield
-        except torch.OutOfMemoryError as error:
-            if self._advises:
+        except (RuntimeError, MemoryError) as error:
+            if self._advises and is_out_of_memory(error):
                 self._advise(error)
             raise
         finally:

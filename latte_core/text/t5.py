@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import half_type
 from ..errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -222,8 +223,15 @@ class TextEncoder:
 
 
 def default_dtype(tensors: Mapping[str, Tensor], device: torch.device | str) -> torch.dtype:
-    """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says."""
-    return torch.float32 if torch.device(device).type == "cpu" else usual_dtype(tensors)
+    """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says.
+
+    In place of bfloat16 it is float16 where the device has no bfloat16.
+    """
+    device = torch.device(device)
+    if device.type == "cpu":
+        return torch.float32
+    usual = usual_dtype(tensors)
+    return half_type(device) if usual == torch.bfloat16 else usual
 
 
 def _tokenizer(source: PromptTokenizer | str | Path) -> PromptTokenizer:

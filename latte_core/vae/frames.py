@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError, NonFiniteError
 from ..parts import TensorReader, read_json
 from ..types import MAX_FRAMES, check_integer
@@ -35,7 +36,6 @@ from .pieces import (
 )
 from .tiling import DecodePlan, count_pieces, decode_in_pieces, smaller_plans
 
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 logger = logging.getLogger("latte")
 
 
@@ -296,7 +296,9 @@ class VideoVAE:
         """Return the frames, or None if memory ran out."""
         try:
             return self._decode_video(latent_frames, plan, progress)
-        except OUT_OF_MEMORY:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _decode_video(self, latent_frames: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
@@ -350,7 +352,9 @@ class VideoVAE:
         """Return the moments, or None if memory ran out."""
         try:
             return self._encode_call(pixels)
-        except OUT_OF_MEMORY:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _encode_call(self, pixels: Tensor) -> Tensor:

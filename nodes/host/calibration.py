@@ -33,11 +33,11 @@ from ...latte_core.acceleration.calibrate import (
 from ...latte_core.acceleration.schedule_file import CalibratedSchedule, ScheduleFile
 from ...latte_core.acceleration.settings import DIAL, CacheSettings
 from ...latte_core.checkpoint.titles import title_of
+from ...latte_core.devices import is_out_of_memory
 from ...latte_core.errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
 from ...latte_core.model.attention import BlockFn, BlockHooks
 from .acceleration import STOCK_CACHES, accelerate, ids_of
 from .hooks import RUN_CACHE
-from .memory import is_out_of_memory
 from .progress import check_cancelled, progress_bar
 from .sampling import RunSettings, latte_sigmas, latte_timesteps, noise_of_run
 from .sockets import config_of

@@ -11,8 +11,8 @@ import torch
 from comfy.ldm.modules.temporal_ae import VideoDecoder
 from torch import Tensor
 
+from ...latte_core.devices import is_out_of_memory
 from ...latte_core.errors import NonFiniteError
-from .memory import is_out_of_memory
 from .progress import check_cancelled, progress_bar
 
 logger = logging.getLogger("latte")

@@ -1,4 +1,4 @@
-"""What depends on how much memory there is: calls in smaller parts, and errors about it."""
+"""What depends on how much memory there is: calls in smaller parts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,6 @@ from torch import Tensor
 from ...latte_core.model.layers import set_feed_forward_rows
 
 FEED_FORWARD_ROWS = 4096  # tokens at a time, as in latte_core's presets for small cards
-# CPU and MPS raise a plain RuntimeError with one of these.
-EXHAUSTED = (
-    "defaultcpuallocator: can't allocate memory",
-    "defaultcpuallocator: not enough memory",
-    "mps backend out of memory",
-)
 
 logger = logging.getLogger("latte")
 
@@ -56,11 +50,3 @@ def free_memory(model: Any, device: torch.device) -> float:
     # With dynamic memory, weights that can be let go count as free; only the patcher knows them.
     ask = getattr(model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)
     return float(ask(device))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(mark in text for mark in EXHAUSTED)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...latte_core.config import LatteT2VConfig
+from ...latte_core.devices import is_out_of_memory
 from ...latte_core.diffusion import space_timesteps
 from ...latte_core.errors import InvalidInputError
 from ...latte_core.sampling.guidance import uses_guidance
@@ -23,7 +24,6 @@ from ...latte_core.sampling.reference_noise import ReferenceStream
 from ...latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
 from .conditions import CLASS, Config, kind_read
 from .layout import fold_frames, unfold
-from .memory import is_out_of_memory
 from .sockets import config_of
 from .steps import DrawNoise, sample_ddim, sample_ddpm
 

@@ -124,24 +124,5 @@ def test_an_incomplete_file_is_refused_by_name() -> None:
         detection.check_complete(weights, config)
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_running_out_of_memory_is_told_from_other_errors(error: Exception, expected: bool) -> None:
-    assert part("nodes.host.memory").is_out_of_memory(error) is expected
-
-
-def test_a_real_allocation_failure_is_recognised() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(10**14)
-    assert part("nodes.host.memory").is_out_of_memory(caught.value)
-
-
 def test_importing_the_pack_registers_nothing_outside_comfyui() -> None:
     assert "comfy" not in sys.modules

@@ -1,0 +1,55 @@
+"""What a device computes well in, and how it says that its memory is used up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+BFLOAT16_SINCE = (8, 0)  # compute capability of NVIDIA cards: RTX 30 series, A100
+# Libraries say it in a plain RuntimeError: torch's types stand for its own allocators alone.
+EXHAUSTED = (
+    "out of memory",  # "CUDA error: ...", "HIP error: ...", "MPS backend ...", Triton's launches
+    "_alloc_failed",  # CUBLAS_STATUS_..., CUDNN_STATUS_..., HIPBLAS_STATUS_..., CUSPARSE_STATUS_...
+    "_allocation_failed",  # CUDNN_STATUS_INTERNAL_ERROR_DEVICE_..., as cuDNN 9 says it
+    "miopenstatusallocfailed",
+    "rocblas_status_memory_error",
+    "out_of_device_memory",  # of Intel's cards
+    "out_of_host_memory",
+    "result_error_out_of_resources",
+    "invalid buffer size",  # of Apple's chips
+    "not enough gpu video memory",  # DirectML
+    "defaultcpuallocator: can't allocate memory",
+    "defaultcpuallocator: not enough memory",
+)
+
+
+def is_cuda(device: torch.device) -> bool:
+    """Whether `torch.cuda` speaks for a device: an NVIDIA or AMD card."""
+    module: Any = getattr(torch, device.type, None)
+    return module is torch.cuda and torch.cuda.is_available()
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where a device has it in hardware, else float16.
+
+    Torch says that NVIDIA's cards before 8.0 support bfloat16, as they emulate it: without the fast
+    kinds of attention, which takes several times the memory.
+    """
+    if not is_cuda(device):
+        return torch.bfloat16
+    if torch.version.hip:
+        has_it = torch.cuda.is_bf16_supported()
+    else:
+        has_it = torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE
+    return torch.bfloat16 if has_it else torch.float16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or main memory, has no room left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return any(mark in text for mark in EXHAUSTED)
