@@ -1,7 +1,8 @@
 """Latents to frames and back, with diffusers' image VAE or its temporal-decoder VAE.
 
-The temporal decoder sees one whole video at a time. The reference decodes chunks of 14 frames
-instead (`chunk=14`), also across the videos of a batch, which is not offered.
+The temporal decoder sees up to 16 frames of one video at a time, and of longer ones pieces in their
+surroundings (`pieces.py`). The reference decodes chunks of 14 frames without (`chunk=14`), also
+across the videos of a batch, which is not offered.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,17 @@ from ..types import MAX_FRAMES, check_integer
 from .build import build_vae
 from .checks import PieceCallback, Progress, check_frames, check_latents, check_tile
 from .config import VaeConfig
-from .tiling import DecodePlan, count_pieces, decode_in_tiles, frame_chunks, smaller_plans
+from .pieces import (
+    CELLS_AT_ONCE,
+    ClipSize,
+    Decoder,
+    first_that_fits,
+    free_bytes,
+    free_cached_memory,
+    plan_by_size,
+)
+from .tiling import DecodePlan, count_pieces, decode_in_pieces, smaller_plans
 
-CELLS_AT_ONCE = 4 * 64 * 64  # of an image VAE: four frames of 512 x 512 pixels
 logger = logging.getLogger("latte")
 
 
@@ -153,13 +163,13 @@ class VideoVAE:
     ) -> Tensor:
         """Decode videos, each by itself.
 
-        If memory runs out, fewer frames are decoded at a time, then tiles, with one line in the
+        Where memory is short, fewer frames are decoded at a time, then tiles, with one line in the
         log. If half precision gives NaN, everything is decoded once more in float32.
 
         Args:
             latents: (B, 4, F, h, w), scaled.
-            chunk: frames at a time. Left out, the temporal VAE takes the whole video and the image
-                VAE, whose result does not depend on it, what usually fits. 14 is the reference.
+            chunk: frames at a time. Left out, the size of the clip decides (`plan_by_size`). 14 is
+                the reference; as many as there are decodes the clip whole.
             tile: edge of a tile in pixels, a multiple of 8; left out, frames are decoded whole.
             callback: called after each piece.
 
@@ -172,12 +182,12 @@ class VideoVAE:
             NonFiniteError: if latents or frames are NaN or infinite, in float32 too.
         """
         check_latents(latents)
-        plan = self._plan(latents, chunk, tile)
-
+        clip = ClipSize.of(latents)
+        plan = self._plan(clip, chunk, tile)
         progress = Progress(callback)
 
         def run() -> Tensor:
-            return self._decode_videos(latents, plan, progress)
+            return self._decode_videos(latents, clip, plan, progress)
 
         return self._retry_in_float32(run)
 
@@ -212,11 +222,11 @@ class VideoVAE:
             )
         check_frames(frames, self.config.compression)
         pixels = rearrange(frames, "b f h w c -> (b f) c h w")
-        size = self.config.compression
-        at_once = self._at_once(
-            frames.shape[2] // size, frames.shape[3] // size, len(pixels), chunk
-        )
-
+        cells = pixels.shape[2] * pixels.shape[3] // self.config.compression**2
+        at_once = max(1, CELLS_AT_ONCE // cells)
+        if chunk is not None:
+            at_once = check_integer("chunk", chunk, 1, MAX_FRAMES)
+        at_once = min(at_once, len(pixels))
         progress = Progress(callback)
 
         def run() -> Tensor:
@@ -229,30 +239,40 @@ class VideoVAE:
             mean = mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise.cpu()
         return rearrange(mean * self.scaling_factor, "(b f) c h w -> b c f h w", b=len(frames))
 
-    def _plan(self, latents: Tensor, chunk: int | None, tile: int | None) -> DecodePlan:
-        _, _, num_frames, height, width = latents.shape
+    def _plan(self, clip: ClipSize, chunk: int | None, tile: int | None) -> DecodePlan:
+        """Return the plan that the size of the clip and the caller's wishes make."""
         size = self.config.compression
         if tile is not None:
             check_tile(tile, size)
-        cells = tile // size if tile is not None else None
-        if self.is_temporal and chunk is None:
-            return DecodePlan(chunk=num_frames, tile=cells)
-        area = (cells or height, cells or width)
-        return DecodePlan(chunk=self._at_once(*area, num_frames, chunk), tile=cells)
-
-    def _at_once(self, height: int, width: int, num_frames: int, chunk: int | None) -> int:
-        """Return how many frames of h x w cells to give the VAE in one call."""
         if chunk is not None:
-            return min(check_integer("chunk", chunk, 1, MAX_FRAMES), num_frames)
-        return max(1, min(num_frames, CELLS_AT_ONCE // (height * width)))
+            chunk = min(check_integer("chunk", chunk, 1, MAX_FRAMES), clip.num_frames)
+        cells = tile // size if tile is not None else None
+        plan = plan_by_size(clip, self._decoder, chunk=chunk, tile=cells)
+        if chunk is not None and plan.chunk < chunk:
+            logger.warning(
+                "%d frames of this size are more than a decoder can count at once: decoding %d at "
+                "a time.",
+                chunk,
+                plan.chunk,
+            )
+        return plan
 
-    def _decode_videos(self, latents: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
+    @property
+    def _decoder(self) -> Decoder:
+        """What plans have to know of the decoder."""
+        return Decoder.of(self.config.block_out_channels, is_temporal=self.is_temporal)
+
+    def _decode_videos(
+        self, latents: Tensor, clip: ClipSize, first_plan: DecodePlan, progress: Progress
+    ) -> Tensor:
         """Decode all videos with the first plan that fits into memory."""
-        batch, _, num_frames, height, width = latents.shape
-        spare = smaller_plans(plan, num_frames, height, width, is_temporal=self.is_temporal)
-        first_plan, videos = plan, list[Tensor]()
+        batch, sides = len(latents), (clip.num_frames, clip.height, clip.width)
+        smaller = smaller_plans(first_plan, *sides, is_temporal=self.is_temporal)
+        plans, room = chain([first_plan], smaller), free_bytes(self.device)
+        plan = first_that_fits(plans, clip, self._decoder, self.dtype.itemsize, room)
+        videos = list[Tensor]()
         while len(videos) < batch:
-            pieces = count_pieces(plan, num_frames, height, width)
+            pieces = count_pieces(plan, *sides)
             progress.restart(len(videos) * pieces, batch * pieces)
             latent_frames = rearrange(latents[len(videos)], "c f h w -> f c h w")
             frames = self._try_decode(latent_frames, plan, progress)
@@ -260,8 +280,8 @@ class VideoVAE:
                 videos.append(frames)
                 continue
             # Outside the except block: what the failed call held is free here.
-            _free_cached_memory()
-            next_plan = next(spare, None)
+            free_cached_memory()
+            next_plan = next(plans, None)
             if next_plan is None:  # nothing smaller is left: let the error reach the caller
                 videos.append(self._decode_video(latent_frames, plan, progress))
             else:
@@ -289,13 +309,7 @@ class VideoVAE:
             progress.step()
             return pixels
 
-        kept: list[Tensor] = []
-        for chunk in frame_chunks(len(latent_frames), plan.chunk, plan.context):
-            some = latent_frames[chunk.read[0] : chunk.read[1]]
-            pixels = decode_in_tiles(decode_piece, some, plan.tile, self.config.compression)
-            first = chunk.keep[0] - chunk.read[0]
-            kept.append(pixels[first : first + chunk.keep[1] - chunk.keep[0]])
-        frames = rearrange(torch.cat(kept), "f c h w -> f h w c").contiguous()
+        frames = decode_in_pieces(decode_piece, latent_frames, plan, self.config.compression)
         return frames.mul_(0.5).add_(0.5).clamp_(0, 1)
 
     def _decode_call(self, latents: Tensor) -> Tensor:
@@ -323,7 +337,7 @@ class VideoVAE:
             some = pixels[done : done + at_once]
             encoded = self._encode_call(some) if at_once == 1 else self._try_encode(some)
             if encoded is None:
-                _free_cached_memory()
+                free_cached_memory()
                 at_once = -(-at_once // 2)
                 continue
             moments.append(encoded)
@@ -385,12 +399,6 @@ class VideoVAE:
 
 class _HalfPrecisionOverflow(NonFiniteError):
     """Half precision gave NaN or infinity; float32 may not."""
-
-
-def _free_cached_memory() -> None:
-    """Give cached blocks back to the accelerator, so that the next try finds them."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _tell_smaller_plan(plan: DecodePlan, size: int) -> None:

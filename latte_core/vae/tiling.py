@@ -136,6 +136,29 @@ def decode_in_tiles(
     return frames
 
 
+def decode_in_pieces(
+    decode: Callable[[Tensor], Tensor], latents: Tensor, plan: DecodePlan, scale: int
+) -> Tensor:
+    """Decode one video piece by piece, and drop the frames that were only surroundings.
+
+    Args:
+        decode: (N, 4, h, w) -> (N, 3, h * scale, w * scale) float32 on the CPU.
+        latents: (F, 4, h, w).
+        plan: frames and tiles at a time.
+        scale: pixels per cell.
+
+    Returns:
+        (F, H, W, 3) float32 on the CPU, as `decode` made them.
+    """
+    count, _, height, width = latents.shape
+    frames = torch.empty(count, height * scale, width * scale, 3)
+    for chunk in frame_chunks(count, plan.chunk, plan.context):
+        (first, last), (start, stop) = chunk.read, chunk.keep
+        pixels = decode_in_tiles(decode, latents[first:last], plan.tile, scale)
+        frames[start:stop] = pixels[start - first : stop - first].movedim(1, -1)
+    return frames
+
+
 def count_pieces(plan: DecodePlan, num_frames: int, height: int, width: int) -> int:
     """Return how many decoder calls `plan` makes for one video of h x w cells."""
     tile = plan.tile if plan.tile is not None else max(height, width)

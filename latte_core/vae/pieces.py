@@ -1,0 +1,190 @@
+"""Which frames a decoder gets together: by the size of the clip, and fewer where memory is short.
+
+The frames of a temporal decoder depend a little on what it gets together: its group norms take
+their statistics over all frames of a call. So the first plan follows from the size of the clip
+alone, and a smaller one is taken only where memory would run out, with a notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .tiling import SMALLEST_TILE, DecodePlan, frame_chunks
+
+WHOLE_CLIP = 16  # frames that a temporal decoder gets at once: what Latte is trained on
+PIECE, CONTEXT = 14, 4  # frames kept of a longer clip, and read on each side of them
+# Where a frame is so large that fewer than PIECE + 2 * CONTEXT can be counted:
+SHORT_CONTEXT = 2
+SHORTEST_PIECE = 3
+CELLS_AT_ONCE = 4 * 64 * 64  # of an image VAE: four frames of 512 x 512 pixels
+# Above 2^31 - 1 numbers in one tensor the kernels of accelerators count wrongly, slowly or not.
+MAX_NUMBERS = 2**31 - 1
+# Tensors alive at once in a residual block with as many channels as leave it, and while a level is
+# enlarged, with as many as enter the next; `benchmarks/decoding.py` traces them.
+ALIVE_IN_TEMPORAL_BLOCK, ALIVE_IN_BLOCK, ALIVE_ENLARGING = 6, 4, 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoder:
+    """What a plan has to know of a decoder.
+
+    Args:
+        is_temporal: it looks along time.
+        largest: numbers of its largest tensor for each latent cell of a frame.
+        alive: numbers that are alive at once for each cell, at most.
+    """
+
+    is_temporal: bool
+    largest: int
+    alive: int
+
+    @classmethod
+    def of(cls, widths: Sequence[int], *, is_temporal: bool) -> Decoder:
+        """Return the decoder with these channels, finest level first.
+
+        A level begins with the channels of the one before, on its own number of pixels.
+        """
+        inside = ALIVE_IN_TEMPORAL_BLOCK if is_temporal else ALIVE_IN_BLOCK
+        largest = alive = 0
+        entering = widths[-1]
+        for level, leaving in enumerate(reversed(widths)):
+            pixels = 4**level
+            largest = max(largest, pixels * max(entering, leaving))
+            alive = max(
+                alive, pixels * max(entering + inside * leaving, ALIVE_ENLARGING * entering)
+            )
+            entering = leaving
+        return cls(is_temporal=is_temporal, largest=largest, alive=alive)
+
+    def most_frames(self, cells: int) -> int:
+        """Return how many frames of so many cells keep every tensor within `MAX_NUMBERS`."""
+        return MAX_NUMBERS // (self.largest * cells)
+
+    def bytes_for(self, cells: int, itemsize: int) -> int:
+        """Return what one call on so many cells, of all frames, needs beside the weights.
+
+        Args:
+            cells: frames * height * width.
+            itemsize: bytes of a number.
+        """
+        return self.alive * cells * itemsize
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSize:
+    """One video in latent cells.
+
+    Args:
+        num_frames, height, width: >= 1.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, latents: Tensor) -> ClipSize:
+        """Return the size of one of the videos (..., F, h, w)."""
+        num_frames, height, width = latents.shape[-3:]
+        return cls(num_frames=num_frames, height=height, width=width)
+
+    def area(self, tile: int | None) -> int:
+        """Return the cells of one frame, or of its tile."""
+        if tile is None:
+            return self.height * self.width
+        return min(tile, self.height) * min(tile, self.width)
+
+    def smaller_tile(self, tile: int | None) -> int:
+        """Return half the edge of a tile, or of the frame."""
+        edge = max(self.height, self.width) if tile is None else tile
+        return max(SMALLEST_TILE, -(-edge // 2))
+
+
+def plan_by_size(
+    clip: ClipSize, decoder: Decoder, *, chunk: int | None = None, tile: int | None = None
+) -> DecodePlan:
+    """Return how much of a clip is decoded at a time: a function of its size, never of memory.
+
+    A temporal decoder gets up to 16 frames whole and longer clips in pieces of 14, with 4 frames of
+    surroundings on each side that are decoded and dropped. Frames above 512 x 512 pixels get
+    shorter pieces, and at last tiles, so that no tensor holds more numbers than kernels can count.
+    An image decoder, whose frames do not depend on it, gets what usually fits.
+
+    Args:
+        clip: one video.
+        decoder: what decodes it.
+        chunk: frames at a time without surroundings, in place of all this; as large as the clip
+            decodes it whole. It is cut only where a tensor would hold too many numbers.
+        tile: edge of a tile in cells; None is whole frames as long as one can be counted.
+    """
+    if chunk is None and decoder.is_temporal:
+        return _plan_in_context(clip, decoder, tile)
+    while (most := decoder.most_frames(clip.area(tile))) < 1 and tile != SMALLEST_TILE:
+        tile = clip.smaller_tile(tile)
+    usual = CELLS_AT_ONCE // clip.area(tile) if chunk is None else chunk
+    return DecodePlan(chunk=max(1, min(usual, most, clip.num_frames)), tile=tile)
+
+
+def _plan_in_context(clip: ClipSize, decoder: Decoder, tile: int | None) -> DecodePlan:
+    """Return the plan for a temporal decoder when nobody asked for another."""
+    while True:
+        most = decoder.most_frames(clip.area(tile))
+        if clip.num_frames <= min(WHOLE_CLIP, most):
+            return DecodePlan(chunk=clip.num_frames, tile=tile)
+        if most >= PIECE + 2 * CONTEXT:
+            return DecodePlan(chunk=PIECE, tile=tile, context=CONTEXT)
+        if most >= SHORTEST_PIECE + 2 * SHORT_CONTEXT:
+            chunk = min(PIECE, most - 2 * SHORT_CONTEXT)
+            return DecodePlan(chunk=chunk, tile=tile, context=SHORT_CONTEXT)
+        if tile == SMALLEST_TILE:
+            return DecodePlan(chunk=1, tile=tile)
+        tile = clip.smaller_tile(tile)
+
+
+def plan_bytes(plan: DecodePlan, clip: ClipSize, decoder: Decoder, itemsize: int) -> int:
+    """Return what the largest call of a plan needs beside the weights."""
+    chunks = frame_chunks(clip.num_frames, plan.chunk, plan.context)
+    most = max(chunk.read[1] - chunk.read[0] for chunk in chunks)
+    return decoder.bytes_for(most * clip.area(plan.tile), itemsize)
+
+
+def first_that_fits(
+    plans: Iterable[DecodePlan], clip: ClipSize, decoder: Decoder, itemsize: int, room: float | None
+) -> DecodePlan:
+    """Return the first plan that needs no more than `room` bytes, or the last.
+
+    Args:
+        plans: at least one, each smaller than the one before; what is left of an iterator is what
+            comes after the one returned.
+        clip: one video.
+        decoder: what decodes it.
+        itemsize: bytes of a number.
+        room: bytes that are free; None where nobody can say.
+    """
+    plan: DecodePlan | None = None
+    for plan in plans:
+        if room is None or plan_bytes(plan, clip, decoder, itemsize) <= room:
+            break
+    assert plan is not None
+    return plan
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes a call can have on an accelerator with memory of its own, else None.
+
+    What torch keeps without using it counts as free.
+    """
+    if device.type in ("cpu", "mps", "meta") or not torch.cuda.is_available():
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def free_cached_memory() -> None:
+    """Give cached blocks back to the accelerator, so that the next try finds them."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
