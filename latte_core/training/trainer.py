@@ -24,7 +24,7 @@ from .export import write_result
 from .learning_rate import rate_at
 from .objective import Objective
 from .optimizer import make_adamw
-from .plot import draw_losses
+from .plot import LossPlot
 from .prepared import StopAsked
 from .preview import Preview
 from .run_folder import RunFolder
@@ -123,6 +123,7 @@ class Trainer:
         self.step = 0
         self.seen: list[Tensor] = []  # (3,) loss, squared, variational of updates since a report
         self.since = time.monotonic()
+        self.plot = LossPlot(folder.log_file, folder.loss_picture)
         self.preview: Preview | None = None
         self.events: EventWriter | None = None
 
@@ -163,6 +164,7 @@ class Trainer:
         if self.is_first:
             # A killed run may have reported updates after its last checkpoint.
             self.folder.trim_log(0 if state is None else int(state["step"]))
+            self.plot.read()
         if state is None:
             return
         with torch.no_grad():
@@ -276,8 +278,7 @@ class Trainer:
         )
         values = {name: getattr(report, name) for name in Report.__dataclass_fields__}
         self.folder.append_log(values)
-        points = [(entry["step"], entry["loss"]) for entry in self.folder.log()]
-        draw_losses(self.folder.loss_picture, points)
+        self.plot.draw()
         if self.events is not None:
             self.events.add(values)
         left = (self.config.num_steps - self.step) * seconds / count
