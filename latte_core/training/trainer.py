@@ -193,10 +193,11 @@ class Trainer:
         """Return this process's share of an update, in parts of `micro` clips."""
         first = step * self.config.batch_size + self.workers.rank * self.share
         starts = range(first, first + self.share, self.micro)
-        return [
+        parts = [
             collate([self.examples.make(k) for k in range(start, start + self.micro)])
             for start in starts
         ]
+        return parts if self.workers.device.type == "cpu" else [part.pinned() for part in parts]
 
     def update(self, parts: list[Batch]) -> None:
         """Take one step along the gradient of the mean loss of all clips of all processes."""
@@ -256,7 +257,8 @@ class Trainer:
         """Write means since the last report to the log, the plot and TensorBoard's events."""
         if not self.seen:
             return
-        means = [float(one) for one in self.workers.mean(torch.stack(self.seen).mean(dim=0))]
+        found = self.workers.mean(torch.stack(self.seen).mean(dim=0)).cpu()  # waits once
+        means = [float(one) for one in found]
         seconds = time.monotonic() - self.since
         count = len(self.seen)
         self.seen, self.since = [], time.monotonic()
@@ -272,7 +274,7 @@ class Trainer:
             loss=means[0],
             squared=means[1],
             variational=means[2],
-            norm=self.norm,
+            norm=float(self.norm),
             rate=self.rate,
             clips_per_second=count * self.config.batch_size / max(seconds, 1e-9),
         )
