@@ -359,6 +359,7 @@ class Pipeline(SpeedUps):
                     settings=self.parts.settings,
                     callback=callback,
                     compute_dtype=weight.dtype,
+                    device=weight.device,
                 )
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
@@ -387,15 +388,16 @@ class Pipeline(SpeedUps):
 
         def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
             # a single video: guidance asks about it twice, at the same timestep
-            given, time = latents.to(device), timesteps[:1].to(device)
+            timestep = float(timesteps[0])
+            time = torch.full((1,), timestep, device=device)
             if cache is None:
-                return denoiser(given, time, **options)
+                return denoiser(latents, time, **options)
 
             def call(rows: slice, hooks: BlockHooks) -> Tensor:
-                chosen = given[rows]
-                what = options if len(chosen) == len(given) else followed
+                chosen = latents[rows]
+                what = options if len(chosen) == len(latents) else followed
                 return transformer(chosen, time, hooks=hooks, **what)
 
-            return cache.predict(len(given), float(timesteps[0]), call)
+            return cache.predict(len(latents), timestep, call)
 
         return predict

@@ -101,7 +101,7 @@ class StepInfo:
         step: index of the finished step, 0 .. num_steps - 1.
         num_steps: steps of the run.
         timestep: training-time index of the step, 0 .. 999, possibly fractional.
-        denoised: (B, 4, F, h, w) predicted clean latents.
+        denoised: (B, 4, F, h, w) predicted clean latents, on the device that samples.
     """
 
     step: int

@@ -23,7 +23,7 @@ from latte_test_support.source import (
 
 # Packages of one row never import each other; a package imports from the rows above it.
 LAYERS = (
-    {"errors", "types", "files", "devices"},
+    {"errors", "types", "files", "devices", "transfers"},
     {"config", "latte_config", "parts", "ucf101", "class_names"},
     {"kernels"},
     {"model", "vae", "text", "diffusion", "video"},

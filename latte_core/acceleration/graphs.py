@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.attention import DEFAULT_HOOKS
+from ..transfers import send_into
 
 MAX_GRAPHS = 2  # each keeps the memory of a forward pass
 WARM_UPS = 3
@@ -223,7 +224,7 @@ def fill(recording: _Recording, leaves: list[Tensor]) -> None:
         recording.buffers, seen, known, strict=True
     ):
         if leaf is not last or version is None or version != last_version:
-            buffer.copy_(leaf)
+            send_into(buffer, leaf)
     recording.filled = seen
 
 

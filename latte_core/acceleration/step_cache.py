@@ -142,7 +142,8 @@ class StepCache:
             watched: what the policy watches, of these rows; None if it watches nothing.
         """
         change = None
-        if watched is not None:
+        # reading the change waits for the device: not where the decision does not depend on it
+        if watched is not None and self.policy.planned(self._clock.step) is None:
             change = relative_change(watched, self._watched.get(name))
         verdict = self.policy.decide(self._clock.step, change, self._carried)
         self._is_full, self._carried = verdict.is_full, verdict.carried

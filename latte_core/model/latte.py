@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..errors import IncompatibleInputsError
 from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
+from ..transfers import send
 from .attention import DEFAULT_HOOKS, BlockHooks
 from .latte_attention import Pass, add_temporal_table, on_clip, spread_to_frames
 from .latte_blocks import make_blocks
@@ -137,7 +138,8 @@ class Latte(nn.Module):
             latents: (B, 4, F, h, w) noisy latents; h and w are multiples of the patch size.
             timesteps: (B,) or (), 0 .. 999, int or float.
             class_labels: (B,) or (1,), 0 .. num_classes, the last being the null class; needed by
-                class-conditional models and refused by others.
+                class-conditional models and refused by others. On the CPU they are checked without
+                waiting for an accelerator.
             text_embedding: (B, 77, 768), or flattened; for "clip_text" models.
             num_images: how many of the F frames, the last ones, are single images, which no
                 temporal attention sees (joint training, latte.md 3).
@@ -249,10 +251,11 @@ class Latte(nn.Module):
     ) -> Tensor:
         """Return (B, 1, D), or (B, 1 + I, D) where images have labels of their own."""
         config, batch = self.config, latents.shape[0]
-        clip = check_labels(config, class_labels, (batch,))[:, None].to(latents.device)
+        clip = send(check_labels(config, class_labels, (batch,)), latents.device)[:, None]
         parts = [self._drop(clip, dropped)]
         if image_labels is not None:
-            images = check_labels(config, image_labels, (batch, num_images)).to(latents.device)
+            images = check_labels(config, image_labels, (batch, num_images))
+            images = send(images, latents.device)
             parts.append(self._drop(images, dropped))
         return self.y_embedder(torch.cat(parts, dim=1), self._compute_dtype(latents))
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..latte_config import LatteConfig
+from ..transfers import send
 
 
 def check_latents(config: LatteConfig, latents: Tensor, num_images: int) -> tuple[int, int]:
@@ -50,12 +51,12 @@ def check_latents(config: LatteConfig, latents: Tensor, num_images: int) -> tupl
 
 
 def check_timesteps(timesteps: Tensor, latents: Tensor) -> Tensor:
-    """Return timesteps (B,), (1,) or () as (B,) on the device of the latents.
+    """Return timesteps (B,), (1,) or () as (B,) on the device of the latents; nobody waits for it.
 
     Raises:
         IncompatibleInputsError: for another number of them than videos.
     """
-    timesteps, batch = torch.as_tensor(timesteps, device=latents.device), latents.shape[0]
+    timesteps, batch = send(torch.as_tensor(timesteps), latents.device), latents.shape[0]
     if timesteps.ndim > 1 or timesteps.numel() not in (1, batch):
         raise IncompatibleInputsError(
             f"There are timesteps of shape {tuple(timesteps.shape)} for {batch} videos. Give one "
@@ -126,6 +127,8 @@ def check_text(config: LatteConfig, text: Tensor, batch: int) -> Tensor:
 
 def check_labels(config: LatteConfig, labels: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return labels of the given shape as int64; a single one serves all.
+
+    Labels on the CPU are checked without waiting for an accelerator.
 
     Raises:
         InvalidInputError: for labels that are no whole numbers or out of range.

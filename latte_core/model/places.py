@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config import LatteT2VConfig
 from ..errors import IncompatibleInputsError
+from ..transfers import send
 from .blocks import Grid
 from .positional import sincos_table, spatial_table, temporal_table
 
@@ -86,4 +87,4 @@ def times_table(
             "needed for all videos, or for each."
         )
     rows = sincos_table(width, positions.flatten().cpu()).view(-1, frames, 1, width)
-    return rows.to(device)
+    return send(rows, device)

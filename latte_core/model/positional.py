@@ -11,6 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ..transfers import send
+
 CPU = torch.device("cpu")
 
 
@@ -33,7 +35,7 @@ def sincos_table(width: int, positions: Tensor) -> Tensor:
 
 def temporal_table(width: int, num_frames: int, device: torch.device) -> Tensor:
     """Return (F, D) float32 for frames 0 .. F-1."""
-    return sincos_table(width, torch.arange(num_frames, device=CPU)).to(device)
+    return send(sincos_table(width, torch.arange(num_frames, device=CPU)), device)
 
 
 def axis_coordinates(length: int, base: float, scale: float) -> Tensor:
@@ -56,8 +58,8 @@ def spatial_table(
         (S, D) float32 on `device`, S = rows * columns in row-major order.
     """
     half = width // 2
-    column = sincos_table(half, axis_coordinates(columns, base, scale)).to(device)
-    row = sincos_table(half, axis_coordinates(rows, base, scale)).to(device)
+    column = send(sincos_table(half, axis_coordinates(columns, base, scale)), device)
+    row = send(sincos_table(half, axis_coordinates(rows, base, scale)), device)
     grid = [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)]
     return torch.cat(grid, dim=2).view(rows * columns, width)
 
@@ -76,7 +78,7 @@ def rotary_table(width: int, num_frames: int, device: torch.device) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float64, device=CPU) / half
     frames = torch.arange(num_frames, dtype=torch.float64, device=CPU)
     angles = frames[:, None] / 10000.0**exponents
-    return torch.stack([angles.cos(), angles.sin()]).to(torch.float32).to(device)
+    return send(torch.stack([angles.cos(), angles.sin()]).to(torch.float32), device)
 
 
 def rotate(tokens: Tensor, heads: int, table: Tensor) -> Tensor:

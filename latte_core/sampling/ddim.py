@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..diffusion.ddim import check_eta, ddim_next, ddim_spread
+from ..transfers import send
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
 from .stepper import AlphaTable, clip, noise_part, predict_denoised
@@ -54,5 +55,5 @@ class DdimStepper:
         spread = ddim_spread(alpha, next_alpha, self._eta)
         latents = ddim_next(denoised, noise_pred, next_alpha, spread)
         if spread > 0:
-            latents = latents + spread * self._noise.draw(latents.shape)
+            latents = latents + spread * send(self._noise.draw(latents.shape), latents.device)
         return latents

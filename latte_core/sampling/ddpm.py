@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.posterior import Posterior
+from ..transfers import send
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
 from .stepper import clip, noise_part, predict_denoised
@@ -54,7 +55,7 @@ class DdpmStepper:
         if self._posterior.ends_clean(index):
             return mean
         deviation = self._posterior.deviation(index, prediction)
-        return mean + deviation * self._noise.draw(mean.shape)
+        return mean + deviation * send(self._noise.draw(mean.shape), mean.device)
 
 
 def _posterior(settings: ScheduleSettings, visits: list[int], stride: int) -> Posterior:

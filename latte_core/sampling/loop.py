@@ -6,12 +6,16 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
+from ..transfers import send
 from ..types import StepCallback, StepInfo
+from .finite import FiniteWatch
 from .guidance import NoisePredictor
 from .noise import StepNoise, make_step_noise
 from .registry import make_stepper
 from .settings import ScheduleSettings
 from .stepper import AlphaTable, Stepper, noise_part, predict_denoised
+
+CPU = torch.device("cpu")
 
 
 @torch.no_grad()
@@ -26,15 +30,18 @@ def sample(
     settings: ScheduleSettings | None = None,
     callback: StepCallback | None = None,
     compute_dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
 ) -> Tensor:
     """Turn unit noise into latents.
 
     Everything a run remembers lives in objects made here, so a run that fails leaves nothing to the
-    next one. Arithmetic between model calls is float32 on the CPU.
+    next one. Arithmetic between model calls is float32 on `device`; where that is the model's, no
+    step waits for it.
 
     Args:
-        predict: (latents (B, 4, F, h, w) float32, timesteps (B,) float32), both on the CPU, ->
-            predicted noise, or noise and variance logits, on any device.
+        predict: (latents (B, 4, F, h, w) float32 on `device`, timesteps (B,) float32, all equal, on
+            the CPU, where they are read without waiting) -> predicted noise, or noise and variance
+            logits, on any device.
         noise: (B, 4, F, h, w) of unit variance; the sampler's own start scale is applied here.
         sampler: one of the ten names (`registry.SAMPLER_NAMES`) or the reference's spelling.
         num_steps: steps; heun and kdpm2_ancestral call the model 2n - 1 times, pndm n + 9 times.
@@ -43,21 +50,30 @@ def sample(
         settings: noise schedule; Latte-1's by default.
         callback: called after each model call; an exception it raises ends the run unchanged.
         compute_dtype: the model's dtype, named in the message if the run breaks.
+        device: where the latents are between model calls.
 
     Returns:
         (B, 4, F, h, w) float32 latents on the CPU.
 
     Raises:
         InvalidInputError: for an unknown sampler, step count or eta.
-        NonFiniteError: at the first step whose latents hold NaN or infinity.
+        NonFiniteError: naming the first step whose latents hold NaN or infinity; on CUDA up to two
+            steps later.
     """
     settings = settings or ScheduleSettings()
     step_noise = step_noise or make_step_noise(noise.shape, 0)
     stepper = make_stepper(sampler, num_steps, noise=step_noise, eta=eta, settings=settings)
     alphas = AlphaTable.from_tensor(settings.alphas_cumprod())
-    return run_stepper(
-        stepper, predict, noise, alphas=alphas, callback=callback, compute_dtype=compute_dtype
+    latents = run_stepper(
+        stepper,
+        predict,
+        noise,
+        alphas=alphas,
+        callback=callback,
+        compute_dtype=compute_dtype,
+        device=device,
     )
+    return latents.to("cpu")
 
 
 @torch.no_grad()
@@ -69,8 +85,9 @@ def run_stepper(
     alphas: AlphaTable,
     callback: StepCallback | None = None,
     compute_dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
 ) -> Tensor:
-    """Drive one run of any sampler; arguments and errors as in `sample`.
+    """Drive one run of any sampler; arguments and errors as in `sample`, latents on `device`.
 
     Args:
         stepper: the run, made for this call.
@@ -79,14 +96,17 @@ def run_stepper(
         alphas: the schedule, for the clean latents that the callback is shown.
         callback: see `sample`.
         compute_dtype: see `sample`.
+        device: see `sample`.
     """
     timesteps = stepper.timesteps
-    latents = start.detach().to("cpu", torch.float32) * stepper.initial_sigma
+    watch = FiniteWatch()
+    latents = send(start.detach().to(torch.float32), device) * stepper.initial_sigma
     for call, timestep in enumerate(timesteps):
         model_input = stepper.scale(latents, call)
-        prediction = _predict(predict, model_input, timestep)
+        prediction = predict(model_input, torch.full((len(model_input),), timestep))
+        prediction = prediction.to(device, torch.float32)
         latents = stepper.step(prediction, call, latents)
-        _check_finite(latents, call, stepper, compute_dtype)
+        _require_none(watch.add(call, latents), timesteps, compute_dtype)
         if callback is not None:
             denoised = predict_denoised(
                 model_input, noise_part(prediction), alphas.between(timestep)
@@ -94,18 +114,14 @@ def run_stepper(
             callback(
                 StepInfo(step=call, num_steps=len(timesteps), timestep=timestep, denoised=denoised)
             )
+    _require_none(watch.end(), timesteps, compute_dtype)
     return latents
 
 
-def _predict(predict: NoisePredictor, model_input: Tensor, timestep: float) -> Tensor:
-    prediction = predict(model_input, torch.full((len(model_input),), timestep))
-    return prediction.to("cpu", torch.float32)
-
-
-def _check_finite(latents: Tensor, call: int, stepper: Stepper, dtype: torch.dtype) -> None:
-    if bool(torch.isfinite(latents).all()):
+def _require_none(broken: int | None, timesteps: list[float], dtype: torch.dtype) -> None:
+    """Raise NonFiniteError for a broken step."""
+    if broken is None:
         return
-    timesteps = stepper.timesteps
     name = str(dtype).removeprefix("torch.")
     advice = (
         "Try another attention backend, or check the weights file."
@@ -113,7 +129,7 @@ def _check_finite(latents: Tensor, call: int, stepper: Stepper, dtype: torch.dty
         else "Try bfloat16 or float32, or another attention backend."
     )
     raise NonFiniteError(
-        f"Sampling stopped at step {call + 1} of {len(timesteps)} (timestep {timesteps[call]:g}): "
-        f"the latents hold NaN or infinity. The model runs in {name}. {advice} "
-        "No video was written."
+        f"Sampling stopped at step {broken + 1} of {len(timesteps)} (timestep "
+        f"{timesteps[broken]:g}): the latents hold NaN or infinity. The model runs in {name}. "
+        f"{advice} No video was written."
     )

@@ -48,7 +48,7 @@ def sample_reference(
     """Turn start noise into latents with the reference's own DDPM or DDIM.
 
     A model in training mode is put into evaluation mode for the run. Arithmetic between model
-    calls is float32 on the CPU, with scalars from float64 tables.
+    calls is float32 on the model's device, with scalars from float64 tables.
 
     Args:
         model: a Latte; or, without guidance, any function of (latents, timesteps, class_labels).
@@ -191,17 +191,17 @@ def _predictor(
     model: ClassModel, labels: Tensor | None, scale: float | None, *, temporal_attention: bool
 ) -> NoisePredictor:
     """Bind labels to the model; a scale of None is no guidance."""
-    device = _weight_of(model).device
-    on_device = None if labels is None else labels.to(device)
+    # parts of the batch are told apart, and labels checked, on the CPU: no step waits for a device
+    labels = None if labels is None else labels.to("cpu")
     options: dict[str, Any] = {} if temporal_attention else {"enable_temporal_attention": False}
     if scale is not None:
         null_class(model)  # a model without one is refused before the first step
 
     def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-        latents, timesteps = latents.to(device), timesteps.to(device, torch.long)
-        if scale is None or on_device is None:
-            return model(latents, timesteps, on_device, **options)  # misses labels it needs itself
-        return forward_with_guidance(model, latents, timesteps, on_device, scale, **options)
+        timesteps = timesteps.to(torch.long)
+        if scale is None or labels is None:
+            return model(latents, timesteps, labels, **options)  # misses labels it needs itself
+        return forward_with_guidance(model, latents, timesteps, labels, scale, **options)
 
     return predict
 
@@ -217,10 +217,16 @@ def _run(
     if config is not None:
         warn_if_unproven(config, latents.shape)
     alphas = AlphaTable.from_tensor(ScheduleSettings().alphas_cumprod())
-    dtype = _weight_of(model).dtype
+    weight = _weight_of(model)
     with _evaluating(model):
         result = run_stepper(
-            stepper, predict, latents, alphas=alphas, callback=callback, compute_dtype=dtype
+            stepper,
+            predict,
+            latents,
+            alphas=alphas,
+            callback=callback,
+            compute_dtype=weight.dtype,
+            device=weight.device,
         )
     return result.to(latents.device)
 

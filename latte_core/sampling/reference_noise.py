@@ -63,7 +63,7 @@ class ReferenceStream:
 
 
 def checked_noise(noise: NoiseOfStep, shape: Sequence[int]) -> NoiseOfStep:
-    """Return `noise` with its answers checked for their shape, as float32 on the CPU.
+    """Return `noise` with its answers checked for their shape, as float32 where they are.
 
     The returned function raises IncompatibleInputsError for an answer of another shape.
     """
@@ -75,6 +75,6 @@ def checked_noise(noise: NoiseOfStep, shape: Sequence[int]) -> NoiseOfStep:
                 f"The noise given for step {step_index} has shape {tuple(drawn.shape)}, but the "
                 f"latents have {tuple(shape)}. Give every step noise shaped like the latents."
             )
-        return drawn.detach().to("cpu", torch.float32)
+        return drawn.detach().to(torch.float32)
 
     return noise_of

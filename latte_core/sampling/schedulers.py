@@ -10,9 +10,12 @@ import importlib
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..errors import MissingDependencyError
+from ..transfers import send
 from ..types import check_integer
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
@@ -29,8 +32,9 @@ STEP_LIMITS = {
 class DiffusersStepper:
     """One run of a diffusers scheduler.
 
-    Its arithmetic runs on the CPU in float32, where its tables live; random samplers draw from the
-    given generators only.
+    Its arithmetic runs in float32 where the latents are. Its tables stay on the CPU: an entry is a
+    number there, which a step of any device takes along without waiting. Random samplers draw from
+    the given generators only.
 
     Args:
         reference_name: the class name without "Scheduler".
@@ -69,14 +73,31 @@ class DiffusersStepper:
 
     def step(self, prediction: Tensor, call: int, latents: Tensor) -> Tensor:
         arrange = self._noise.arrange
-        following: Tensor = self._scheduler.step(
-            arrange(noise_part(prediction)),
-            self._scheduler.timesteps[call],
-            arrange(latents),
-            return_dict=False,
-            **self._extra,
-        )[0]
+        with NoiseSent(latents.device):
+            following: Tensor = self._scheduler.step(
+                arrange(noise_part(prediction)),
+                self._scheduler.timesteps[call],
+                arrange(latents),
+                return_dict=False,
+                **self._extra,
+            )[0]
         return arrange(following)
+
+
+class NoiseSent(TorchFunctionMode):
+    """Sends what `torch.randn` draws on the CPU to a device at once.
+
+    A scheduler given generators of the CPU draws there and copies to the device of the latents, for
+    which it waits; what is there already it leaves as it is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return send(made, self._device) if func is torch.randn else made
 
 
 def _build(reference_name: str, settings: ScheduleSettings) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from ..diffusion import SpacedDiffusion, check_eta, ddim_next, ddim_spread
+from ..transfers import send
 from .stepper import noise_part
 
 NoiseOfStep = Callable[[int], Tensor]
@@ -52,7 +53,7 @@ class SpacedDdpmStepper(_SpacedStepper):
         posterior = self._diffusion.posterior
         denoised = self._diffusion.denoise(index, latents, noise_part(prediction))
         mean = posterior.mean(index, denoised, latents)
-        noise = self._noise(call)
+        noise = send(self._noise(call), latents.device)
         if posterior.ends_clean(index):
             return mean
         return mean + posterior.deviation(index, prediction) * noise
@@ -82,7 +83,7 @@ class SpacedDdimStepper(_SpacedStepper):
         alpha, next_alpha = self._diffusion.alpha(index), self._diffusion.alpha(index - 1)
         spread = ddim_spread(alpha, next_alpha, self._eta)
         latents = ddim_next(denoised, noise_pred, next_alpha, spread)
-        noise = self._noise(call)
+        noise = send(self._noise(call), latents.device)
         return latents + spread * noise if spread > 0 else latents
 
 

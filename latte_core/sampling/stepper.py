@@ -11,7 +11,11 @@ from ..types import LATENT_CHANNELS
 
 
 class Stepper(Protocol):
-    """One run of one sampler. All tensors are (B, 4, F, h, w) float32 on the CPU."""
+    """One run of one sampler. All tensors are (B, 4, F, h, w) float32 on the device of the run.
+
+    No method waits for that device: what a step multiplies with are Python's numbers, and noise is
+    drawn on the CPU and sent.
+    """
 
     @property
     def timesteps(self) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,10 @@ from torch.utils.checkpoint import (
 )
 
 from ..model.attention import BlockHooks
+from ..model.blocks import Grid
 from ..model.latte import Latte
 from ..model.latte_t2v import LatteT2V
+from ..model.places import PlaceTables, times_table
 from .examples import Batch
 
 
@@ -56,6 +59,7 @@ class Denoiser(nn.Module):
         self.transformer = transformer
         self.hooks = CHECKPOINTED if checkpoint_activations else PLAIN
         self.images_through_temporal = images_through_temporal
+        self._places: dict[tuple[torch.Size, torch.device], PlaceTables] = {}
 
     def forward(self, noisy: Tensor, batch: Batch) -> Tensor:
         """Predict the noise of (b, 4, F + I, h, w), and its variance: (b, 8, F + I, h, w)."""
@@ -86,18 +90,35 @@ class Denoiser(nn.Module):
             batch.timesteps,
             batch.context,
             batch.mask,
-            frame_positions=batch.positions,
+            places=self.places(noisy[:, :, :num_frames], batch.positions),
             hooks=self.hooks,
         )
         if not batch.num_images:
             return clips
+        pictures = rearrange(noisy[:, :, num_frames:], "b c i h w -> (b i) c 1 h w")
         images = self.transformer(
-            rearrange(noisy[:, :, num_frames:], "b c i h w -> (b i) c 1 h w"),
+            pictures,
             batch.timesteps.repeat_interleave(batch.num_images),
             batch.image_context,
             batch.image_mask,
             self.images_through_temporal,
+            places=self.places(pictures),
             hooks=self.hooks,
         )
         images = rearrange(images, "(b i) c 1 h w -> b c i h w", i=batch.num_images)
         return torch.cat([clips, images], dim=2)
+
+    def places(self, latents: Tensor, positions: Tensor | None = None) -> PlaceTables:
+        """Return the tables of places of latents; those that every batch needs are kept."""
+        assert isinstance(self.transformer, LatteT2V)
+        key = (latents.shape, latents.device)
+        if key not in self._places:
+            self._places[key] = self.transformer.place_tables(latents.shape, latents.device)
+        kept = self._places[key]
+        if positions is None:
+            return kept
+        config, (batch, _, frames, height, width) = self.transformer.config, latents.shape
+        edge = config.patch_size
+        grid = Grid(batch=batch, num_frames=frames, rows=height // edge, columns=width // edge)
+        times = times_table(config.hidden_size, grid, positions, latents.device)
+        return replace(kept, temporal=times)

@@ -8,8 +8,8 @@ processes see together what one would see alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,11 @@ from torch import Tensor
 
 from ..data.frame_sampling import frame_indices
 from ..diffusion.betas import TRAIN_STEPS
+from ..transfers import pinned, send
 from .train_config import TrainConfig
 from .train_data import TrainData
+
+ON_CPU = ("positions", "labels", "image_labels")  # tensors of a batch that stay there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +52,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Several examples: b clips with I images each. Text rows are padded, masks say which count."""
+    """Several examples: b clips with I images each. Text rows are padded, masks say which count.
+
+    Places and classes stay on the CPU, where models make tables of them and check them.
+    """
 
     latents: Tensor  # b 4 F+I h w
     noise: Tensor
@@ -65,12 +71,20 @@ class Batch:
     dropped: Tensor  # b
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch with what is computed with on a device, which nobody waits for."""
+        return self._with(lambda tensor: send(tensor, device))
+
+    def pinned(self) -> Batch:
+        """Return the batch with that in pinned memory, from where it goes to a device faster."""
+        return self._with(pinned)
+
+    def _with(self, move: Callable[[Tensor], Tensor]) -> Batch:
         moved: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value: object = getattr(self, name)
-            moved[name] = value.to(device) if isinstance(value, Tensor) else value
-        return Batch(**moved)
+            if isinstance(value, Tensor) and name not in ON_CPU:
+                moved[name] = move(value)
+        return replace(self, **moved)
 
 
 def order_of_epoch(seed: int, epoch: int, count: int) -> Tensor:

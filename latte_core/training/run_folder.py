@@ -19,11 +19,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ..errors import InvalidInputError
 from ..files import atomic_write
 from ..parts import read_json
+from .run_log import Entry, parse_line
 from .state import read_state, write_state
 
 RunState = Literal["preparing", "running", "stopped", "finished", "failed"]
@@ -57,6 +58,11 @@ class RunFolder:
     def loss_picture(self) -> Path:
         """The plot of the losses."""
         return self.path / "loss.png"
+
+    @property
+    def log_file(self) -> Path:
+        """The numbers of all reports."""
+        return self.path / "log.jsonl"
 
     def open(self, config: Mapping[str, Any], changeable: frozenset[str]) -> None:
         """Make the folder, or check that the run in it has the same settings.
@@ -109,27 +115,19 @@ class RunFolder:
 
     def append_log(self, values: Mapping[str, float]) -> None:
         """Add a line to the log."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as handle:
+        with self.log_file.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(values) + "\n")
 
-    def log(self) -> list[dict[str, float]]:
+    def log(self) -> list[Entry]:
         """Return the whole lines of the log; one that a kill cut off is left out."""
-        path = self.path / "log.jsonl"
-        lines: list[dict[str, float]] = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                entry: object = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and "step" in entry:
-                lines.append(cast("dict[str, float]", entry))
-        return lines
+        lines = self.log_file.read_bytes().splitlines() if self.log_file.is_file() else ()
+        return [entry for line in lines if (entry := parse_line(line))]
 
     def trim_log(self, step: int) -> None:
         """Drop lines of updates that a resumed run makes again."""
         kept = [entry for entry in self.log() if entry["step"] <= step]
-        if (self.path / "log.jsonl").is_file():
-            with atomic_write(self.path / "log.jsonl") as partial:
+        if self.log_file.is_file():
+            with atomic_write(self.log_file) as partial:
                 text = "".join(json.dumps(entry) + "\n" for entry in kept)
                 partial.write_text(text, encoding="utf-8")
 

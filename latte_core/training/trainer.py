@@ -24,7 +24,7 @@ from .export import write_result
 from .learning_rate import rate_at
 from .objective import Objective
 from .optimizer import make_adamw
-from .plot import draw_losses
+from .plot import LossPlot
 from .prepared import StopAsked
 from .preview import Preview
 from .run_folder import RunFolder
@@ -123,6 +123,7 @@ class Trainer:
         self.step = 0
         self.seen: list[Tensor] = []  # (3,) loss, squared, variational of updates since a report
         self.since = time.monotonic()
+        self.plot = LossPlot(folder.log_file, folder.loss_picture)
         self.preview: Preview | None = None
         self.events: EventWriter | None = None
 
@@ -163,6 +164,7 @@ class Trainer:
         if self.is_first:
             # A killed run may have reported updates after its last checkpoint.
             self.folder.trim_log(0 if state is None else int(state["step"]))
+            self.plot.read()
         if state is None:
             return
         with torch.no_grad():
@@ -191,10 +193,11 @@ class Trainer:
         """Return this process's share of an update, in parts of `micro` clips."""
         first = step * self.config.batch_size + self.workers.rank * self.share
         starts = range(first, first + self.share, self.micro)
-        return [
+        parts = [
             collate([self.examples.make(k) for k in range(start, start + self.micro)])
             for start in starts
         ]
+        return parts if self.workers.device.type == "cpu" else [part.pinned() for part in parts]
 
     def update(self, parts: list[Batch]) -> None:
         """Take one step along the gradient of the mean loss of all clips of all processes."""
@@ -254,7 +257,8 @@ class Trainer:
         """Write means since the last report to the log, the plot and TensorBoard's events."""
         if not self.seen:
             return
-        means = [float(one) for one in self.workers.mean(torch.stack(self.seen).mean(dim=0))]
+        found = self.workers.mean(torch.stack(self.seen).mean(dim=0)).cpu()  # waits once
+        means = [float(one) for one in found]
         seconds = time.monotonic() - self.since
         count = len(self.seen)
         self.seen, self.since = [], time.monotonic()
@@ -270,14 +274,13 @@ class Trainer:
             loss=means[0],
             squared=means[1],
             variational=means[2],
-            norm=self.norm,
+            norm=float(self.norm),
             rate=self.rate,
             clips_per_second=count * self.config.batch_size / max(seconds, 1e-9),
         )
         values = {name: getattr(report, name) for name in Report.__dataclass_fields__}
         self.folder.append_log(values)
-        points = [(entry["step"], entry["loss"]) for entry in self.folder.log()]
-        draw_losses(self.folder.loss_picture, points)
+        self.plot.draw()
         if self.events is not None:
             self.events.add(values)
         left = (self.config.num_steps - self.step) * seconds / count

@@ -63,8 +63,11 @@ class Workers(Protocol):
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: float
-    ) -> float:
-        """Limit the gradient's norm, follow it, and return the norm; a limit of 0 is none."""
+    ) -> Tensor:
+        """Limit the gradient's norm, follow it, and return the norm; a limit of 0 is none.
+
+        The norm is () on the device, which is waited for only where it is read.
+        """
         ...
 
     def mean(self, values: Tensor) -> Tensor:
@@ -127,12 +130,12 @@ class OneProcess:
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: float
-    ) -> float:
+    ) -> Tensor:
         self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
         self.scaler.step(optimizer)
         self.scaler.update()
-        return float(norm)
+        return norm
 
     def mean(self, values: Tensor) -> Tensor:
         return values
@@ -208,10 +211,10 @@ class ManyProcesses:
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], limit: float
-    ) -> float:
+    ) -> Tensor:
         norm = self.accelerator.clip_grad_norm_(parameters, limit or float("inf"))
         optimizer.step()
-        return float(whole_of(norm))
+        return whole_of(norm)
 
     def mean(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="mean")

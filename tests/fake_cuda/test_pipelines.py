@@ -31,7 +31,6 @@ pytestmark = [
 ]
 PRECISIONS = ("int8", "fp8", None)
 METHODS = ("ddim", "ddpm")
-STEP_IS_QUIET = pytest.mark.xfail(strict=False, reason="row 13: two copies and a read-back a step")
 EACH_ONCE = list(zip(SAMPLER_NAMES, cycle(PRESETS), cycle(CACHES), cycle(PRECISIONS), strict=False))
 """Each sampler, and in its company each of the shorter lists."""
 
@@ -59,7 +58,6 @@ def test_text_pipeline_mixes_no_devices(
         assert len(card.step_table()) > STEPS
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("memory", PRESETS)
 def test_step_of_text_pipeline_neither_copies_nor_waits(text_folder: Path, memory: str) -> None:
     with card_for(memory) as card:
@@ -67,7 +65,6 @@ def test_step_of_text_pipeline_neither_copies_nor_waits(text_folder: Path, memor
     require_quiet(card)
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("sampler", [name for name in SAMPLER_NAMES if name != "ddim"])
 def test_step_of_sampler_neither_copies_nor_waits(text_folder: Path, sampler: str) -> None:
     with card_for() as card:
@@ -75,7 +72,6 @@ def test_step_of_sampler_neither_copies_nor_waits(text_folder: Path, sampler: st
     require_quiet(card)
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("cache", CACHES)
 def test_step_of_cached_run_waits_once_at_most(text_folder: Path, cache: str) -> None:
     with card_for() as card:
@@ -83,7 +79,6 @@ def test_step_of_cached_run_waits_once_at_most(text_folder: Path, cache: str) ->
     require_quiet(card, waits_of(cache))
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("precision", ["int8", "fp8"])
 def test_step_in_eight_bits_neither_copies_nor_waits(text_folder: Path, precision: str) -> None:
     with card_for() as card:
@@ -126,7 +121,6 @@ def test_graph_replays_what_the_model_computes(
     assert distance(made[True], made[False]) < 1e-5
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("kind", ["text", "class"])
 def test_step_of_graph_neither_copies_nor_waits(
     text_folder: Path, class_folders: dict[int, Path], kind: str
@@ -175,7 +169,6 @@ def test_class_pipeline_mixes_no_devices(
         assert bool(made.frames.isfinite().all())
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("variant", [1, 2, 3, 4])
 def test_step_of_class_pipeline_neither_copies_nor_waits(
@@ -187,7 +180,6 @@ def test_step_of_class_pipeline_neither_copies_nor_waits(
     require_quiet(card)
 
 
-@STEP_IS_QUIET
 @pytest.mark.parametrize("cache", CACHES)
 def test_step_of_cached_class_run_waits_once_at_most(
     class_folders: dict[int, Path], cache: str
