@@ -247,6 +247,12 @@ class Ours:
             defaults=parts.defaults,
         )
 
+    def quantised(self, precision: str) -> Any:
+        """Return a pipeline whose transformer is in eight bits."""
+        small = self._own()
+        small.set_precision(precision)
+        return small
+
     def way(self, name: str, pipeline: Any, cache: Any = None) -> Way:
         """Return a way: a pipeline, and settings of a cache or None."""
 
@@ -267,9 +273,8 @@ class Ours:
 
     def ways(self, steps: int) -> list[Way]:
         """Return it plain, with fewer products, bits or steps, and with the last two together."""
-        fused, small = self._own(), self._own()
+        fused, small = self._own(), self.quantised("int8")
         import_core("model.fused_qkv").fuse_qkv(fused.parts.transformer)
-        small.set_precision("int8")
         settings = import_core("acceleration.settings")
         halves = import_core("acceleration.guidance_cache").GuidancePlan()
         schedules = self.plain.parts.cache_schedules("ddim", steps)

@@ -122,11 +122,13 @@ def measure_presets(model: str, presets: list[str]) -> dict[str, Any]:
     """Make a video under each preset; return and print peaks on the accelerator by stage."""
     if not torch.cuda.is_available():
         raise SystemExit("Presets are measured on an NVIDIA or AMD card, and there is none here.")
+    from gpu_sections.card import Card  # which needs this module
+
     found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     pipeline_class: Any = import_core("pipeline").Pipeline
     for name in presets:
         pipeline = pipeline_class.from_pretrained(model, memory=name, embedding_cache="off")
-        stages = StagePeaks(pipeline)
+        stages = StagePeaks(pipeline, Card("cuda"))
         stages.start()
         pipeline("a cat wearing sunglasses at a pool", num_steps=4, callback=stages.on_step)
         stages.stop()
@@ -143,18 +145,19 @@ class StagePeaks:
 
     Args:
         pipeline: whose `decode` tells when sampling is over.
+        card: what tells peaks, as `gpu_sections.card.Card` does.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, card: Any) -> None:
         self.peaks: dict[str, int] = {}
+        self._card = card
         self._stage = "text encoder and first step"
         self._decode = pipeline.decode
         pipeline.decode = self._on_decode
 
     def start(self) -> None:
         """Begin with the first stage."""
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+        self._card.start_peak()
 
     def on_step(self, _: Any) -> None:
         """Go on to the stage of the other steps; a `StepCallback`."""
@@ -169,10 +172,9 @@ class StagePeaks:
         return self._decode(latents, **options)
 
     def _next(self, stage: str) -> None:
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated()
+        peak, _ = self._card.peak()
         self.peaks[self._stage] = max(peak, self.peaks.get(self._stage, 0))
-        torch.cuda.reset_peak_memory_stats()
+        self._card.start_peak()
         self._stage = stage
 
 

@@ -25,7 +25,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,29 @@ from op_count import import_core
 from torch import Tensor, nn
 from torch.nn import functional
 
-BATCH = 4
+BATCH, FRAMES, CELLS, CLASSES, HEAD_WIDTH = 4, 16, 16, 10, 48
 
 
-def model_of(depth: int, hidden: int) -> Any:
-    """Return a class-conditional Latte, 16 frames of 16 x 16 cells, with weights that do things."""
+def model_of(
+    depth: int,
+    hidden: int,
+    *,
+    side: int = CELLS,
+    heads: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Return a class-conditional Latte, side x side cells, with weights that do things."""
     config = import_core("latte_config").LatteConfig(
-        input_size=16,
+        input_size=side,
         hidden_size=hidden,
         depth=depth,
-        num_heads=hidden // 48,
-        num_frames=16,
+        num_heads=heads or hidden // HEAD_WIDTH,
+        num_frames=FRAMES,
         conditioning="class",
-        num_classes=10,
+        num_classes=CLASSES,
     )
-    model = import_core("model.latte").Latte(config)
+    model = import_core("model.latte").Latte(config, device=device, dtype=dtype)
     for value in model.parameters():
         if value.requires_grad and value.ndim > 1:
             nn.init.normal_(value, std=0.02)
@@ -56,9 +65,16 @@ def model_of(depth: int, hidden: int) -> Any:
 
 
 class Recipe:
-    """The authors' update, on a copy of the weights."""
+    """The authors' update, on a copy of the weights.
 
-    def __init__(self, model: Any) -> None:
+    Args:
+        model: has the weights.
+        dtype: of matrix products during an update; None is the weights' own.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype | None = None) -> None:
+        device = model.pos_embed.device
+        self.autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
         self.model = copy.deepcopy(model).train()
         self.average = {name: value.detach().clone() for name, value in model.named_parameters()}
         trained = [value for value in self.model.parameters() if value.requires_grad]
@@ -77,6 +93,7 @@ class Recipe:
             "lower": torch.log(torch.cat([variance[1:2], variance[1:]])),
             "upper": torch.log(betas),
         }
+        self.tables = {name: table.to(device) for name, table in self.tables.items()}
 
     def table(self, name: str, timesteps: Tensor, like: Tensor) -> Tensor:
         """Return entries of a table, cast and spread to the shape of the latents."""
@@ -110,7 +127,7 @@ class Recipe:
         pictures = noisy.transpose(1, 2).flatten(0, 1)
         x = model.x_embedder.proj(pictures).flatten(2).transpose(1, 2) + model.pos_embed
         places = x.shape[1]
-        half = torch.exp(-math.log(10000) * torch.arange(128) / 128)
+        half = torch.exp(-math.log(10000) * torch.arange(128, device=noisy.device) / 128)
         angles = timesteps[:, None].float() * half
         features = torch.cat([angles.cos(), angles.sin()], dim=1)
         labels = torch.where(dropped, model.config.num_classes, labels)
@@ -182,7 +199,8 @@ class Recipe:
         signal = self.table("signal", case.timesteps, case.latents)
         noisy = signal * case.latents
         noisy = noisy + self.table("noise", case.timesteps, case.latents) * case.noise
-        output = self.predict(noisy, case.timesteps, case.labels, case.dropped)
+        with self.autocast():
+            output = self.predict(noisy, case.timesteps, case.labels, case.dropped).float()
         loss = self.loss(output, case.latents, noisy, case.noise, case.timesteps)
         loss.backward()
         trained = [value for value in self.model.parameters() if value.grad is not None]
@@ -206,29 +224,39 @@ class Case:
     dropped: Tensor
 
 
-def make_case(seed: int) -> Case:
-    """Draw a batch."""
+def make_case(
+    seed: int, *, side: int = CELLS, clips: int = BATCH, device: torch.device | str = "cpu"
+) -> Case:
+    """Draw a batch of clips of side x side cells."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (BATCH, 4, 16, 16, 16)
-    return Case(
+    shape = (clips, 4, FRAMES, side, side)
+    drawn = Case(
         latents=torch.randn(shape, generator=generator),
         noise=torch.randn(shape, generator=generator),
-        timesteps=torch.randint(1000, (BATCH,), generator=generator),
-        labels=torch.randint(10, (BATCH,), generator=generator),
-        dropped=torch.rand(BATCH, generator=generator) < 0.1,
+        timesteps=torch.randint(1000, (clips,), generator=generator),
+        labels=torch.randint(CLASSES, (clips,), generator=generator),
+        dropped=torch.rand(clips, generator=generator) < 0.1,
     )
+    return Case(**{one.name: getattr(drawn, one.name).to(device) for one in fields(Case)})
 
 
 class Ours:
-    """An update of `latte_core.training`, on a copy of the weights."""
+    """An update of `latte_core.training`, on a copy of the weights.
 
-    def __init__(self, model: Any, checkpointed: bool = False) -> None:
+    Args:
+        model: has the weights.
+        checkpointed: activations are computed again on the way back.
+        precision: of matrix products, as a run's config has it.
+    """
+
+    def __init__(self, model: Any, checkpointed: bool = False, precision: str = "float32") -> None:
+        device = model.pos_embed.device
         training = import_core("training.denoiser"), import_core("training.objective")
         self.network = (
             training[0].Denoiser(copy.deepcopy(model), checkpoint_activations=checkpointed).train()
         )
-        self.objective = training[1].Objective()
-        self.workers = import_core("training.workers").OneProcess("float32", "cpu")
+        self.objective = training[1].Objective().to(device)
+        self.workers = import_core("training.workers").OneProcess(precision, device)
         named = self.network.transformer.named_parameters()
         self.trained = {name: value for name, value in named if value.requires_grad}
         self.average = import_core("training.ema").Average(self.trained, 0.9999)
@@ -237,9 +265,9 @@ class Ours:
         )
         self.batch_of = import_core("training.examples").Batch
 
-    def update(self, case: Case) -> float:
-        """Take one step and return the loss."""
-        batch = self.batch_of(
+    def batch(self, case: Case) -> Any:
+        """Return a batch as the training loop has it."""
+        return self.batch_of(
             latents=case.latents,
             noise=case.noise,
             timesteps=case.timesteps,
@@ -253,9 +281,14 @@ class Ours:
             image_labels=None,
             dropped=case.dropped,
         )
+
+    def update(self, case: Case) -> float:
+        """Take one step and return the loss."""
+        batch = self.batch(case)
         self.optimizer.zero_grad(set_to_none=True)
         noisy = self.objective.add_noise(case.latents, case.noise, case.timesteps)
-        output = self.network(noisy, batch)
+        with self.workers.autocast():
+            output = self.network(noisy, batch)
         loss = self.objective.losses(output, case.latents, case.noise, case.timesteps).total.mean()
         self.workers.backward(loss)
         self.workers.step(self.optimizer, list(self.trained.values()), 0.0)

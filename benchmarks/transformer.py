@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import statistics
 import time
 import warnings
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_ways import Case, Way, Ways, seconds_on_cpu, seconds_on_gpu
+from transformer_ways import Case, Way, Ways, in_turns, seconds_on_cpu, seconds_on_gpu
 
 WARM_UPS = 1  # beside the first call, and the one whose result is compared
 OTHER_LENGTH = 20  # of a second prompt
@@ -89,11 +88,7 @@ def measure(models: Ways, ways: list[Way], rounds: int, seed: int) -> dict[str, 
             "graphs": way.graphs(),
         }
         print(f"{way.name}: first call {seconds:.1f} s, {way.graphs()} graphs", flush=True)
-    times: dict[str, list[float]] = {way.name: [] for way in ways}
-    draws = random.Random(seed)
-    for _ in range(rounds):
-        for way in draws.sample(ways, len(ways)):
-            times[way.name].append(timed(calls[way.name]))
+    times = in_turns(calls, rounds, timed, seed)
     for way in ways:
         facts[way.name] |= figures(way, times)
     for way in ways:

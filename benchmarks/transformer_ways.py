@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -129,15 +130,24 @@ class Ways:
     """
 
     def __init__(self, case: Case, device: str, dtype: torch.dtype, seed: int) -> None:
-        import diffusers
-
-        diffusers.utils.logging.set_verbosity_error()
         self.case, self.device, self.dtype = case, device, dtype
         torch.manual_seed(seed)
-        model: Any = diffusers.LatteTransformer3DModel(**case.config(), video_length=case.frames)
+        with torch.device(device):  # a large model is made there in a moment
+            model: Any = self.new_model()
         self.theirs: Any = model.eval().to(device, dtype)
         one = torch.randn(1, 4, case.frames, case.side, case.side)
         self.latents = one.repeat(VIDEOS, 1, 1, 1, 1).to(device, dtype)
+
+    def new_model(self) -> Any:
+        """Return diffusers' class with random weights; ours where diffusers is missing."""
+        try:
+            import diffusers
+        except ImportError:
+            return core("model.latte_t2v").LatteT2V.from_config(self.case.config())
+        diffusers.utils.logging.set_verbosity_error()
+        return diffusers.LatteTransformer3DModel(
+            **self.case.config(), video_length=self.case.frames
+        )
 
     def text(self, tokens: int, seed: int = 1) -> Tensor:
         """Return features of a pair of prompts, (B, L, C)."""
@@ -146,7 +156,13 @@ class Ways:
         return made.to(self.device, self.dtype)
 
     def diffusers(self, *, compiled: bool = False) -> Way:
-        """diffusers' class as its pages call it: as it is, or compiled whole."""
+        """diffusers' class as its pages call it: as it is, or compiled whole.
+
+        Raises:
+            ImportError: where diffusers is missing.
+        """
+        import diffusers  # noqa: F401
+
         backend, model = CountedBackend(), self.theirs
         if compiled:
             model = torch.compile(model, backend=backend, fullgraph=True)
@@ -165,6 +181,7 @@ class Ways:
         fused: bool = False,
         kernels: bool = False,
         graphed: bool = False,
+        precision: str | None = None,
     ) -> Way:
         """Our class with what a run prepares once.
 
@@ -173,12 +190,15 @@ class Ways:
             fused: queries, keys and values in one product.
             kernels: fused kernels where they are faster.
             graphed: replayed as a CUDA graph.
+            precision: `int8` or `fp8` for wide layers in eight bits.
         """
         model: Any = core("model.latte_t2v").LatteT2V.from_config(self.case.config(), device="meta")
         model.load_state_dict(self.theirs.state_dict(), assign=True)
         model.eval()
         if fused:
             core("model.fused_qkv").fuse_qkv(model)
+        if precision is not None:
+            core("pipeline").Pipeline(model).set_precision(precision)
         if not kernels:
             choice = core("kernels.choice")
             model.kernels = choice.KernelSet(use=choice.KernelUse.NEVER)
@@ -197,7 +217,8 @@ class Ways:
             return lambda: denoiser(self.latents, time_of_all, **options)
 
         parts = {"fused QKV": fused, "kernels": kernels, "compiled": compiled, "graph": graphed}
-        name = ", ".join(["ours", *(part for part, is_on in parts.items() if is_on)])
+        named = [*(part for part, is_on in parts.items() if is_on), *filter(None, [precision])]
+        name = ", ".join(["ours", *named])
 
         def about() -> str:
             reports = [compiler.report().sentence()] if compiler is not None else []
@@ -207,6 +228,28 @@ class Ways:
         graphs: Callable[[], int] = int if compiler is None else lambda: compiler.report().graphs
         against = "diffusers compiled" if compiled else "diffusers"
         return Way(name, against, prepare, graphs=graphs, about=about)
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    timed: Callable[[Callable[[], Any]], float],
+    seed: int,
+) -> dict[str, list[float]]:
+    """Time calls in turns, whose order changes from round to round.
+
+    Args:
+        calls: by name.
+        rounds: how often each is timed.
+        timed: returns the seconds of a call.
+        seed: of the order.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    draws = random.Random(seed)
+    for _ in range(rounds):
+        for name in draws.sample(list(calls), len(calls)):
+            times[name].append(timed(calls[name]))
+    return times
 
 
 def seconds_on_cpu(call: Callable[[], Tensor]) -> float:
