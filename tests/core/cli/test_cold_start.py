@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "numpy", "transformers", "diffusers")
+COMPILER = ("sympy", "torch._dynamo")  # what torch imports to compute with tensors without storage
 
 COMMAND_LINE = """
 import contextlib, io, json, sys
@@ -24,6 +25,13 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.St
     except SystemExit as ended:
         code = ended.code
 print(json.dumps([code, said.getvalue(), [name for name in {names!r} if name in sys.modules]]))
+"""
+LOADING = """
+import json, sys
+from latte_core.checkpoint.loader import load_transformer
+from latte_core.shipped import {folder}
+load_transformer({folder} / "transformer")
+print(json.dumps([name for name in {names!r} if name in sys.modules]))
 """
 
 
@@ -56,3 +64,8 @@ def test_help_and_refusals_of_arguments_import_nothing_heavy(
     assert ended == code
     assert message in str(said)
     assert heavy == []
+
+
+@pytest.mark.parametrize("folder", ["STARTER_FOLDER", "CLASS_STARTER_FOLDER"])
+def test_loading_a_transformer_leaves_torchs_compiler_out(folder: str) -> None:
+    assert answer(LOADING.format(folder=folder, names=COMPILER)) == []
