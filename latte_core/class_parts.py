@@ -29,12 +29,11 @@ from .model.latte import Latte
 from .model.layers import set_feed_forward_rows
 from .parts import MAX_JSON_BYTES, read_json
 from .pipeline_memory import part_sizes
-from .pipeline_parts import STARTER, STARTER_FOLDER, VAE_FOLDERS, locate, pick_device, pick_dtype
+from .pipeline_parts import locate, pick_device, pick_dtype
+from .shipped import CLASS_STARTER, CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS
 from .types import PIXELS_PER_CELL
 from .vae.frames import VideoVAE
 
-CLASS_STARTER = "class-starter"
-CLASS_STARTER_FOLDER = Path(__file__).parent / "assets" / "class_starter"
 TRANSFORMER_FOLDER = "transformer"
 NAMES_FILE = "classes.json"
 REFERENCE_GUIDANCE = 7.0  # of ucf101_sample.yaml; unconditional models have none (latte.md 7.3)

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import CorruptCheckpointError, WeightMismatchError
 
@@ -21,6 +22,12 @@ TensorReader = Callable[[Path], Mapping[str, Tensor]]
 
 MAX_JSON_BYTES = 16 * 2**20
 LISTED_NAMES = 5
+INITIAL_VALUES = frozenset(
+    {
+        *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
+        *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
+    }
+)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,6 +58,23 @@ def read_json(path: Path) -> dict[str, Any]:
             "JSON object. Download it again."
         )
     return cast("dict[str, Any]", value)
+
+
+class WithoutNumbers(TorchFunctionMode):
+    """While it is active, modules on the meta device are made without initial values.
+
+    There is no storage to hold them, and for some of them torch imports its compiler.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in INITIAL_VALUES:
+            tensor: Tensor = args[0] if args else named["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 def fill_module(

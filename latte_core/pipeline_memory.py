@@ -20,10 +20,10 @@ from .text.cache import EmbeddingCache
 from .text.config import T5EncoderConfig
 from .text.fingerprint import fingerprint
 from .text.four_bits import BYTES_PER_NUMBER
+from .text.names import IN_MEMORY, OFF, ON_DISK
 from .text.store import EmbeddingStore, StoredFeatures, cache_folder
 from .types import PIXELS_PER_CELL
 
-OFF, IN_MEMORY, ON_DISK = "off", "memory", "disk"
 STORE_FOLDER = "embeddings"
 GUIDED = 2  # videos of a call under guidance
 CONFIG = "config.json"

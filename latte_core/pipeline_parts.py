@@ -21,16 +21,14 @@ from .pipeline_memory import encoder_identity, make_embedding_cache, part_sizes
 from .precision.layers import stored_format
 from .precision.quantize import quantize_text, text_format
 from .sampling import ScheduleSettings
+from .shipped import STARTER, STARTER_FOLDER, VAE_FOLDERS
 from .text.cache import CachedEncoder
 from .text.pair import Encoder
 from .text.t5 import TextEncoder
 from .types import PIXELS_PER_CELL
 from .vae.frames import VideoVAE
 
-STARTER = "starter"
-STARTER_FOLDER = Path(__file__).parent / "assets" / "starter"
 TEXT_FOLDER = "text_encoder"
-VAE_FOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
 TRANSFORMER_FOLDERS = (
     "transformer",
     "transformer_v1",

@@ -23,8 +23,8 @@ from latte_test_support.source import (
 
 # Packages of one row never import each other; a package imports from the rows above it.
 LAYERS = (
-    {"errors", "types", "files", "devices", "transfers"},
-    {"config", "latte_config", "parts", "ucf101", "class_names"},
+    {"errors", "types", "files", "devices", "transfers", "lazy"},
+    {"config", "latte_config", "parts", "ucf101", "class_names", "shipped"},
     {"kernels"},
     {"model", "vae", "text", "diffusion", "video"},
     {"precision"},

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import LatteT2VConfig
 from ..errors import InvalidInputError, WeightMismatchError
 from ..model.latte_t2v import LatteT2V
+from ..parts import WithoutNumbers
 from .adapters import drop_derived
 from .architectures import ARCHITECTURES, T2V, Architecture, Config, Model
 from .detect_latte import TABLES
@@ -104,7 +105,8 @@ def load_one_of(
     settled = early or settle_config(header, path, config, found, saved=saved)
     weights = weights_of(file, selection)
     chosen = dtype or common_type(file.name, weights)
-    model = architecture.make(settled, operations=operations, dtype=chosen, device="meta")
+    with WithoutNumbers():
+        model = architecture.make(settled, operations=operations, dtype=chosen, device="meta")
     return fill(file.name, model, weights, chosen, torch.device(device))
 
 

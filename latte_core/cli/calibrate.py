@@ -79,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "paper does, and takes many times longer (default: 1)",
     )
     add("--vae", help="of class models: image, temporal, or a folder or file")
-    add("--dtype", choices=tuple(DTYPES), help="number format (default: float32 on the CPU)")
+    add("--dtype", choices=DTYPES, help="number format (default: float32 on the CPU)")
     add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
 
 
@@ -224,8 +224,6 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 COMMAND = Command(
-    name="calibrate",
-    help="find out which steps a model can skip, for sample --cache",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,17 +13,32 @@ class Command:
     """One sub-command.
 
     Args:
-        name: the word that is typed.
-        help: one line for the list of commands.
         description: what it does, above its options.
         examples: command lines that work, below its options.
         add_options: adds the options to its parser.
         run: does the work and returns the exit code.
     """
 
-    name: str
-    help: str
     description: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandName:
+    """A sub-command by name; the rest of it is imported when it is called.
+
+    Args:
+        name: the word that is typed.
+        help: one line for the list of commands.
+    """
+
+    name: str
+    help: str
+
+    def load(self) -> Command:
+        """Return the `COMMAND` of its module."""
+        module = import_module(f".{self.name.replace('-', '_')}", __package__)
+        command: Command = module.COMMAND
+        return command

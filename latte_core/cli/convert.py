@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=tuple(KINDS.values()),
         help="which part of a whole model's folder (default: the transformer)",
     )
-    add("--dtype", choices=tuple(DTYPES), help="number format to write (default: the source's)")
+    add("--dtype", choices=DTYPES, help="number format to write (default: the source's)")
     add(
         "--quantize",
         choices=(*PACKED, *GGUF_TYPES),
@@ -68,8 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    name="convert",
-    help="turn weights into one safetensors or GGUF file",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

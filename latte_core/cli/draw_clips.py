@@ -150,8 +150,6 @@ def fill_caption(text: str, spec: ClipSpec) -> str:
 
 
 COMMAND = Command(
-    name="draw-clips",
-    help="draw captioned videos to practise training with",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

@@ -157,8 +157,6 @@ def progress_bar(total: int) -> Any:
 
 
 COMMAND = Command(
-    name="evaluate",
-    help="measure how well a starter does what it is told",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

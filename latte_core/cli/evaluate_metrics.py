@@ -19,8 +19,9 @@ from ..pipeline_parts import pick_device
 from ..types import check_integer
 from ..video import bytes_from_frames
 from .options import DTYPES, load_tqdm
-from .sample import open_maker, read_prompts
+from .sample import read_prompts
 from .sample_jobs import Job, Maker, plan
+from .sample_run import open_maker
 from .sample_settings import Settings
 
 METRIC_ONLY = ("real", "fake", "made_by", "features", "num", "frames", "interval", "size", "seed",
@@ -53,7 +54,7 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
     add("--class", dest="classes", action="append", metavar="CLASS", help="what --model shows")
     add("--prompts", metavar="FILE", help="what --model shows: one prompt per line")
     add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
-    add("--dtype", choices=tuple(DTYPES), help="number format of --model")
+    add("--dtype", choices=DTYPES, help="number format of --model")
 
 
 def refuse_metric_options(arguments: argparse.Namespace) -> None:

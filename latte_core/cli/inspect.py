@@ -35,8 +35,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    name="inspect",
-    help="say what a weights file is",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

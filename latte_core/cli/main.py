@@ -8,23 +8,11 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .. import __version__
 from ..errors import LatteError
-from . import (
-    calibrate,
-    convert,
-    draw_clips,
-    evaluate,
-    inspect,
-    prepare,
-    sample,
-    train,
-    train_starter,
-    video_to_frames,
-)
-from .command import Command
+from .command import CommandName
 
 PROGRAM = "python -m latte_core"
 BAD_INPUT = 2
@@ -42,17 +30,17 @@ Look at a weights file, or turn it into one safetensors file:
 """
 
 
-COMMANDS: tuple[Command, ...] = (
-    sample.COMMAND,
-    calibrate.COMMAND,
-    inspect.COMMAND,
-    convert.COMMAND,
-    evaluate.COMMAND,
-    draw_clips.COMMAND,
-    prepare.COMMAND,
-    train.COMMAND,
-    video_to_frames.COMMAND,
-    train_starter.COMMAND,
+COMMANDS: tuple[CommandName, ...] = (
+    CommandName(name="sample", help="make videos from a prompt or of a class"),
+    CommandName(name="calibrate", help="find out which steps a model can skip, for sample --cache"),
+    CommandName(name="inspect", help="say what a weights file is"),
+    CommandName(name="convert", help="turn weights into one safetensors or GGUF file"),
+    CommandName(name="evaluate", help="measure how well a starter does what it is told"),
+    CommandName(name="draw-clips", help="draw captioned videos to practise training with"),
+    CommandName(name="prepare", help="turn videos into latents that training reads"),
+    CommandName(name="train", help="train, fine-tune or adapt a model"),
+    CommandName(name="video-to-frames", help="turn videos into folders of square pictures"),
+    CommandName(name="train-starter", help="train a starter model from nothing"),
 )
 
 
@@ -61,6 +49,29 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"Error: {message}. See {self.prog} --help\n")
+
+
+class CommandParser(Parser):
+    """The parser of one command, whose module is imported when it is called.
+
+    Args:
+        command: which it is.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, command: CommandName, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._unloaded: CommandName | None = command
+
+    def parse_known_args(self, *given: Any, **options: Any) -> Any:
+        """Parse what follows the command."""
+        if self._unloaded is not None:
+            command = self._unloaded.load()
+            self.description, self.epilog = command.description, command.examples
+            command.add_options(self)
+            self.set_defaults(run=command.run)
+            self._unloaded = None
+        return super().parse_known_args(*given, **options)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,17 +83,11 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"latte_core {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     for command in COMMANDS:
-        inner = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=command.description,
-            epilog=command.examples,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_options(inner)
-        inner.set_defaults(run=command.run)
+        commands.add_parser(command.name, help=command.help, command=command)
     return parser
 
 

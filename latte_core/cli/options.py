@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingDependencyError
 from ..types import StepInfo
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 def dtype_from(name: str | None) -> torch.dtype | None:
     """Return the dtype of a name in `DTYPES`; nothing for nothing."""
-    return None if name is None else DTYPES[name]
+    if name is None:
+        return None
+    import torch
+
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
 
 
 class Progress:

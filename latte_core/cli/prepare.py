@@ -88,7 +88,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         default="float16",
         help="to store (default: float16)",
     )
-    add("--precision", choices=tuple(DTYPES), help="to run the model in (default: float32 VAE)")
+    add("--precision", choices=DTYPES, help="to run the model in (default: float32 VAE)")
     add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
     add(
         "--workers",
@@ -209,8 +209,6 @@ def _show(made: LatentSet, folder: Path) -> None:
 
 
 COMMAND = Command(
-    name="prepare",
-    help="turn videos into latents that training reads",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

@@ -5,29 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
-from ..class_parts import CLASS_STARTER, is_class_model
 from ..errors import InvalidInputError
-from ..pipeline_parts import STARTER, pick_device
 from ..sampling import SAMPLER_NAMES
+from ..shipped import CLASS_STARTER, STARTER
 from ..video import load_formats
 from ..video.formats import format_for
 from .command import Command
-from .options import DTYPES, dtype_from
+from .options import DTYPES
 from .reference_settings import read_settings
 from .sample_cache import add_cache_options
-from .sample_class import ClassMaker
 from .sample_compile import add_compile_options
-from .sample_folder import fill_folder
-from .sample_jobs import Maker, plan
+from .sample_jobs import FRAMES, check_numbers
 from .sample_memory import add_memory_options
-from .sample_output import FRAMES, FrameOutput, Output, numbered, write_files, write_grid
 from .sample_precision import add_precision_options
-from .sample_settings import PRESETS, Settings, from_arguments, preset, require_kind, require_model
-from .sample_settings import TEXT as TEXT_KIND
+from .sample_settings import PRESETS, Settings, from_arguments, preset, require_model
 from .sample_share import Share
-from .sample_text import TextMaker, either
 
 MAX_PROMPT_FILE = 16 * 2**20
 
@@ -122,7 +114,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="a LoRA for this model (default strength: 1); may be given several times",
     )
     add("--vae", help="image (frame by frame), temporal (smooth in time), or a folder or file")
-    add("--dtype", choices=tuple(DTYPES), help="number format (default: float32 on the CPU)")
+    add("--dtype", choices=DTYPES, help="number format (default: float32 on the CPU)")
     add("--device", help="cpu, or a torch device (default: the GPU if there is one)")
 
 
@@ -192,26 +184,13 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make and write every video that was asked for."""
     check_output(arguments)
+    check_numbers(arguments)
     share = Share.of(arguments.rank, arguments.world, arguments.output_dir)
     settings = gather(arguments)
-    maker = open_maker(settings, arguments, share.device(arguments.device))
-    num = settings.num
-    if num is None and arguments.output_dir is not None:
-        num = settings.num_for_folder
-    jobs = plan(maker.items, num, either(settings.seed, 0))
-    output = Output(factor=arguments.upscale, fps=maker.fps)
-    if arguments.output_dir is not None:
-        ending = arguments.format or ("png" if maker.size[0] == 1 else "mp4")
-        if ending == FRAMES:
-            output = FrameOutput(factor=arguments.upscale, fps=maker.fps)
-        fill_folder(maker, jobs, Path(arguments.output_dir), ending, output, share)
-        return 0
-    target = Path(arguments.output)
-    if arguments.grid is not None:
-        write_grid(maker, jobs, target, output, arguments.grid or None)
-        return 0
-    is_one = len(jobs) == 1 and arguments.prompts is None
-    write_files(maker, jobs, [target] if is_one else numbered(target, len(jobs)), output)
+    check_numbers(settings)
+    from .sample_run import make_videos  # imports torch, for arguments that can be used
+
+    make_videos(settings, arguments, share)
     return 0
 
 
@@ -251,29 +230,6 @@ def gather(arguments: argparse.Namespace) -> Settings:
     return given
 
 
-def open_maker(settings: Settings, arguments: argparse.Namespace, device: str | None) -> Maker:
-    """Open the model and return what makes videos with it.
-
-    Args:
-        settings: of the run.
-        arguments: parsed options, of which `--dtype` is read.
-        device: where it runs; None for the accelerator if there is one.
-
-    Raises:
-        InvalidInputError: for settings that do not fit the model.
-        CheckpointError: if the model cannot be loaded.
-    """
-    dtype = dtype_from(arguments.dtype)
-    if dtype is None and settings.half and pick_device(device).type != "cpu":
-        dtype = torch.float16
-    model = settings.model
-    by_class = bool(settings.classes) if model is None else is_class_model(model)
-    if by_class:
-        return ClassMaker(settings, dtype, device)
-    require_kind(settings, TEXT_KIND, Path(model or STARTER).name)
-    return TextMaker(settings, dtype, device)
-
-
 def read_prompts(name: str) -> tuple[str, ...]:
     """Return the lines of a UTF-8 text file that are not blank.
 
@@ -297,8 +253,6 @@ def read_prompts(name: str) -> tuple[str, ...]:
 
 
 COMMAND = Command(
-    name="sample",
-    help="make videos from a prompt or of a class",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

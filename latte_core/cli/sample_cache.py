@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..acceleration.run import CacheReport
-from ..acceleration.settings import CacheSettings, parse_cache, with_options
 from ..errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ..acceleration.run import CacheReport
+    from ..acceleration.settings import CacheSettings
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,8 @@ def cache_of(arguments: argparse.Namespace) -> CacheSettings | None:
                 "Add --cache balanced, or --cache none to cache guidance alone."
             )
         return None
+    from ..acceleration.settings import parse_cache, with_options  # imports torch
+
     return with_options(parse_cache(arguments.cache), forecast=forecast, guidance=guidance)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..class_labels import RANDOM, is_random, random_labels
 from ..class_names import find_class
-from ..class_parts import CLASS_STARTER
 from ..class_pipeline import ClassPipeline
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..memory import AUTO
+from ..shipped import CLASS_STARTER
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..acceleration.compilation import RegionalCompiler
-from ..class_pipeline import ClassPipeline
-from ..pipeline import Pipeline
 from .sample_settings import Settings
+
+if TYPE_CHECKING:
+    from ..acceleration.compilation import RegionalCompiler
+    from ..class_pipeline import ClassPipeline
+    from ..pipeline import Pipeline
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:

@@ -17,8 +17,8 @@ from ..errors import CorruptCheckpointError, InvalidInputError
 from ..files import atomic_write
 from ..parts import read_json
 from ..video.frame_folder import remove_unfinished
-from .sample_jobs import Job, Maker
-from .sample_output import FRAMES, Output, make, say_written
+from .sample_jobs import FRAMES, Job, Maker
+from .sample_output import Output, make, say_written
 from .sample_share import Share
 
 LIST_NAME = "videos.json"

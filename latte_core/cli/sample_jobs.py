@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from ..types import MAX_FRAMES, MAX_SEED, StepCallback, check_integer, check_seed, check_size
 
-from ..types import MAX_SEED, StepCallback, check_integer, check_seed
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .sample_settings import Settings
 
 MAX_VIDEOS = 1_000_000
+FRAMES = "frames"  # in place of a file ending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +67,23 @@ class Maker(Protocol):
     def make(self, job: Job, callback: StepCallback | None) -> Tensor:
         """Return frames (F, H, W, 3) float32 in [0, 1]."""
         ...
+
+
+def check_numbers(given: argparse.Namespace | Settings) -> None:
+    """Refuse numbers that fit no model, before one is imported and read.
+
+    Raises:
+        InvalidInputError: for the first of them.
+    """
+    if given.frames is not None:
+        check_integer("frames", given.frames, 1, MAX_FRAMES)
+    for name, side in (("height", given.height), ("width", given.width)):
+        if side is not None:
+            check_size(name, side)
+    if given.seed is not None:
+        check_seed(given.seed)
+    if given.num is not None:
+        check_integer("--num", given.num, 1, MAX_VIDEOS)
 
 
 def plan(items: Sequence[str | None], num: int | None, seed: int) -> list[Job]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..class_pipeline import ClassPipeline
-from ..pipeline import Pipeline
+if TYPE_CHECKING:
+    from ..class_pipeline import ClassPipeline
+    from ..pipeline import Pipeline
 
 Loras = Sequence[tuple[str, float]]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..class_pipeline import ClassPipeline
 from ..memory import AUTO, MEMORY_CHOICES
-from ..pipeline import Pipeline
-from ..pipeline_memory import IN_MEMORY, OFF, ON_DISK
+from ..text.names import IN_MEMORY, OFF, ON_DISK
+
+if TYPE_CHECKING:
+    from ..class_pipeline import ClassPipeline
+    from ..pipeline import Pipeline
 
 ON = "on"
 

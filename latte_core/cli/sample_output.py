@@ -26,8 +26,6 @@ from ..video.pictures import load_pillow
 from .options import Progress
 from .sample_jobs import Job, Maker
 
-FRAMES = "frames"  # in place of a file ending
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:

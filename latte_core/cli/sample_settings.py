@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..acceleration.settings import CacheSettings
 from ..errors import InvalidInputError
 from .sample_cache import cache_of
 from .sample_lora import lora_of
+
+if TYPE_CHECKING:
+    from ..acceleration.settings import CacheSettings
 
 TEXT, CLASSES, UNCONDITIONAL = "text", "class", "unconditional"
 # What the authors' settings are for, in words.

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import torch
-
 from ..errors import InvalidInputError
 from ..types import check_integer
 
@@ -72,7 +70,11 @@ class Share:
 
     def device(self, given: str | None) -> str | None:
         """Return the device of this process: as asked, else one accelerator for each process."""
-        if given is not None or self.local_rank is None or not torch.accelerator.is_available():
+        if given is not None or self.local_rank is None:
+            return given
+        import torch
+
+        if not torch.accelerator.is_available():
             return given
         found = torch.accelerator.current_accelerator()
         count = torch.accelerator.device_count()

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..memory import AUTO
 from ..pipeline import Pipeline
-from ..pipeline_parts import STARTER, VAE_FOLDERS
 from ..sampling import resolve_sampler
+from ..shipped import STARTER, VAE_FOLDERS
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry

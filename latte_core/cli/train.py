@@ -143,8 +143,6 @@ def wait_for_end(asked: threading.Event) -> None:
 
 
 COMMAND = Command(
-    name="train",
-    help="train, fine-tune or adapt a model",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

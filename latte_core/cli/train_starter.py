@@ -88,8 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    name="train-starter",
-    help="train a starter model from nothing",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

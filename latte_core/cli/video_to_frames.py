@@ -96,8 +96,6 @@ def target_folders(root: Path, videos: list[VideoSource]) -> list[Path]:
 
 
 COMMAND = Command(
-    name="video-to-frames",
-    help="turn videos into folders of square pictures",
     description=DESCRIPTION,
     examples=EXAMPLES,
     add_options=add_options,

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from .estimate import Choice, PartSizes, choose_plan, free_bytes, stage_bytes
-from .groups import block_groups
-from .loans import BlockStream, WholeLoan
-from .plan import (
-    AUTO,
-    CPU,
-    KEEP_ALL,
-    MEMORY_CHOICES,
-    PRESETS,
-    RESIDENT,
-    STREAMED,
-    MemoryPlan,
-    check_memory,
-    smaller_than,
-)
-from .stages import Stages
+from typing import TYPE_CHECKING
+
+from ..lazy import names_from
+
+if TYPE_CHECKING:
+    from .estimate import Choice, PartSizes, choose_plan, free_bytes, stage_bytes
+    from .groups import block_groups
+    from .loans import BlockStream, WholeLoan
+    from .plan import (
+        AUTO,
+        CPU,
+        KEEP_ALL,
+        MEMORY_CHOICES,
+        PRESETS,
+        RESIDENT,
+        STREAMED,
+        MemoryPlan,
+        check_memory,
+        smaller_than,
+    )
+    from .stages import Stages
 
 __all__ = [
     "AUTO",
@@ -40,3 +45,25 @@ __all__ = [
     "smaller_than",
     "stage_bytes",
 ]
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "estimate": ("Choice", "PartSizes", "choose_plan", "free_bytes", "stage_bytes"),
+        "groups": ("block_groups",),
+        "loans": ("BlockStream", "WholeLoan"),
+        "plan": (
+            "AUTO",
+            "CPU",
+            "KEEP_ALL",
+            "MEMORY_CHOICES",
+            "PRESETS",
+            "RESIDENT",
+            "STREAMED",
+            "MemoryPlan",
+            "check_memory",
+            "smaller_than",
+        ),
+        "stages": ("Stages",),
+    },
+)

@@ -7,7 +7,8 @@ Nothing is mirrored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -20,8 +21,10 @@ from ..errors import IncompatibleInputsError, InvalidInputError
 from ..video.pictures import square_picture
 from ..video.stream import VideoSource, find_videos
 from .protocol import MetricProtocol
+from .read_ahead import read_ahead
 
 REAL, FAKE = "real", "fake"
+CLIPS_AHEAD = 4  # read while the network is at work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +82,13 @@ class FolderClips:
             self._require(len(self.videos), "videos")
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the samples."""
+        """Yield the samples; a thread reads the next ones meanwhile."""
         self.samples = self.too_short = 0
         made = self._pictures() if self.protocol.uses_pictures else self._clips()
-        for frames in made:
-            self.samples += 1
-            yield frames
+        with closing(read_ahead(made, CLIPS_AHEAD)) as samples:
+            for frames in samples:
+                self.samples += 1
+                yield frames
 
     def report(self) -> SideReport:
         """Say what was given so far."""
@@ -95,33 +99,41 @@ class FolderClips:
             too_short=self.too_short,
         )
 
-    def _clips(self) -> Iterator[Tensor]:
-        order = list(self.videos)
+    def _clips(self) -> Generator[Tensor]:
+        order, found = list(self.videos), 0
         Random(f"{self.side} {self.protocol.seed}").shuffle(order)
         for video in order:
-            if self.samples == self.protocol.num:
+            if found == self.protocol.num:
                 return
-            numbers = self._frames_of(video)
-            frames = video.pick(numbers) if numbers else []
+            frames = self._frames_of(video)
             if len(frames) < self.protocol.num_frames:
                 self.too_short += 1
             else:
+                found += 1
                 yield self._clip(video, frames)
         if self.side == FAKE:
-            self._require(self.samples, f"videos of {self.protocol.num_frames} frames")
+            self._require(found, f"videos of {self.protocol.num_frames} frames")
 
-    def _frames_of(self, video: VideoSource) -> Sequence[int]:
-        """Return the numbers of the frames to take, none for a real video that is too short."""
-        protocol, start, step = self.protocol, 0, self.protocol.subsample
-        if self.side == REAL:
-            length = video.count()
-            if length < protocol.real_span:
-                return ()
-            start = Random(f"{protocol.seed} {video.name}").randint(0, protocol.last_start(length))
-            step = protocol.real_step
-        return [start + index * step for index in range(protocol.num_frames)]
+    def _frames_of(self, video: VideoSource) -> list[Tensor]:
+        """Return the frames to take, too few of them for a video that is too short."""
+        protocol = self.protocol
+        if self.side == FAKE:
+            return video.pick([index * protocol.subsample for index in range(protocol.num_frames)])
+        frames = self._real_frames(video, video.count_listed())
+        if len(frames) < protocol.num_frames:  # it is too short, or shows less than it lists
+            frames = self._real_frames(video, video.count())
+        return frames
 
-    def _pictures(self) -> Iterator[Tensor]:
+    def _real_frames(self, video: VideoSource, length: int) -> list[Tensor]:
+        """Return frames from a start that is drawn, none if a real video is too short."""
+        protocol = self.protocol
+        if length < protocol.real_span:
+            return []
+        start = Random(f"{protocol.seed} {video.name}").randint(0, protocol.last_start(length))
+        step = protocol.real_step
+        return video.pick([start + index * step for index in range(protocol.num_frames)])
+
+    def _pictures(self) -> Generator[Tensor]:
         counts = [video.count() for video in self.videos]
         total = sum(counts)
         if self.side == FAKE:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from ..errors import IncompatibleInputsError, InvalidInputError
 from .clips import Clips, SideReport
@@ -21,6 +22,7 @@ from .statistics import FeatureStatistics
 FRAMES_AT_ONCE = 128  # of all clips in a batch, as in the reference
 PICTURES_AT_ONCE = 32
 Size = tuple[int, int]
+Network = Callable[[Tensor], Tensor]
 Advance = Callable[[], object]
 """Called after each sample."""
 
@@ -173,16 +175,16 @@ class _Run:
         """Return the value, and its spread where there is one."""
         protocol = self.protocol
         if real is None:
-            made = torch.cat(list(self._batches(fake, self.features.probabilities)))
+            made = self._answers(fake, self.features.probabilities)
             score = inception_score(
                 made, num_splits=protocol.num_splits, shuffle_seed=protocol.shuffle_seed
             )
             return score.mean, score.std
         if protocol.metric == KID:
             distance = kernel_distance(
-                torch.cat(list(self._batches(real, self.features))),
-                torch.cat(list(self._batches(fake, self.features))),
-                generator=Generator("cpu").manual_seed(protocol.seed),
+                self._answers(real, self.features),
+                self._answers(fake, self.features),
+                generator=torch.Generator("cpu").manual_seed(protocol.seed),
                 num_subsets=protocol.num_subsets,
                 subset_size=protocol.subset_size,
             )
@@ -191,11 +193,16 @@ class _Run:
 
     def _statistics(self, clips: Clips) -> FeatureStatistics:
         statistics = FeatureStatistics(self.features.num_features)
-        for values in self._batches(clips, self.features):
-            statistics.add(values)
+        with closing(self._batches(clips, self.features)) as batches:
+            for values in batches:
+                statistics.add(values)
         return statistics
 
-    def _batches(self, clips: Clips, network: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+    def _answers(self, clips: Clips, network: Network) -> Tensor:
+        with closing(self._batches(clips, network)) as batches:
+            return torch.cat(list(batches))
+
+    def _batches(self, clips: Clips, network: Network) -> Generator[Tensor]:
         """Yield the network's answers, one batch at a time."""
         waiting: list[Tensor] = []
         for clip in clips:

@@ -120,6 +120,15 @@ def doubled(half: Tensor) -> Tensor:
     return half.expand(2, *half.shape).flatten(0, 1)
 
 
+def modulation_table(num_rows: int, width: int, device: Any) -> nn.Parameter:
+    """Return initial rows of modulation, random unless they have no storage."""
+    # float32 whatever the layers have: hosts that store weights in 8 bits cast only layers
+    table = torch.empty(num_rows, width, dtype=torch.float32, device=device)
+    if not table.is_meta:  # torch imports its compiler for arithmetic without storage
+        table.normal_().div_(width**0.5)
+    return nn.Parameter(table)
+
+
 class Block(nn.Module):
     """What both kinds share: a modulation table, self-attention and a feed-forward layer."""
 
@@ -129,9 +138,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.eps = eps
-        # float32 whatever `dtype` says: hosts that store weights in 8 bits cast only layers
-        table = torch.randn(6, width, dtype=torch.float32, device=device) / width**0.5
-        self.scale_shift_table = nn.Parameter(table)
+        self.scale_shift_table = modulation_table(6, width, device)
         self.attn1 = Attention(width, operations=operations, dtype=dtype, device=device)
         self.ff = FeedForward(width, operations=operations, dtype=dtype, device=device)
 

@@ -18,7 +18,15 @@ from ..config import LatteT2VConfig
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..kernels.choice import KernelSet
 from .attention import DEFAULT_HOOKS, BlockHooks
-from .blocks import Grid, Pass, SpatialBlock, TemporalBlock, TextFeatures, doubled
+from .blocks import (
+    Grid,
+    Pass,
+    SpatialBlock,
+    TemporalBlock,
+    TextFeatures,
+    doubled,
+    modulation_table,
+)
 from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulation_rows
 from .places import PlaceTables, make_tables
 from .residual import Stream, settled, settled_norm
@@ -67,8 +75,7 @@ class LatteT2V(nn.Module):
         self.temporal_transformer_blocks = nn.ModuleList(
             [TemporalBlock(*block_args, **made_by) for _ in range(config.num_layers)]
         )
-        table = torch.randn(2, width, dtype=torch.float32, device=device) / width**0.5
-        self.scale_shift_table = nn.Parameter(table)
+        self.scale_shift_table = modulation_table(2, width, device)
         self.proj_out = operations.Linear(width, patch_values, dtype=dtype, device=device)
 
     @classmethod

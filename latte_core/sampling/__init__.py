@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from .class_guidance import forward_with_guidance
-from .guidance import NoisePredictor, guide, guided_in_one_batch, guided_in_two_calls, uses_guidance
-from .loop import sample
-from .noise import StepNoise, make_noise, make_step_noise
-from .reference import invert_reference, sample_reference
-from .reference_noise import ReferenceStream
-from .registry import SAMPLER_NAMES, make_stepper, resolve_sampler
-from .settings import ScheduleSettings
+from typing import TYPE_CHECKING
+
+from ..lazy import names_from
+
+if TYPE_CHECKING:
+    from .class_guidance import forward_with_guidance
+    from .guidance import (
+        NoisePredictor,
+        guide,
+        guided_in_one_batch,
+        guided_in_two_calls,
+        uses_guidance,
+    )
+    from .loop import sample
+    from .names import SAMPLER_NAMES, resolve_sampler
+    from .noise import StepNoise, make_noise, make_step_noise
+    from .reference import invert_reference, sample_reference
+    from .reference_noise import ReferenceStream
+    from .registry import make_stepper
+    from .settings import ScheduleSettings
 
 __all__ = [
     "SAMPLER_NAMES",
@@ -30,3 +42,24 @@ __all__ = [
     "sample_reference",
     "uses_guidance",
 ]
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "class_guidance": ("forward_with_guidance",),
+        "guidance": (
+            "NoisePredictor",
+            "guide",
+            "guided_in_one_batch",
+            "guided_in_two_calls",
+            "uses_guidance",
+        ),
+        "loop": ("sample",),
+        "names": ("SAMPLER_NAMES", "resolve_sampler"),
+        "noise": ("StepNoise", "make_noise", "make_step_noise"),
+        "reference": ("invert_reference", "sample_reference"),
+        "reference_noise": ("ReferenceStream",),
+        "registry": ("make_stepper",),
+        "settings": ("ScheduleSettings",),
+    },
+)

@@ -18,7 +18,7 @@ from ..errors import (
     NonFiniteError,
     WeightMismatchError,
 )
-from ..parts import TensorReader, fill_module, read_json
+from ..parts import TensorReader, WithoutNumbers, fill_module, read_json
 from ..types import TEXT_TOKENS
 from .config import T5EncoderConfig, check_is_t5
 from .four_bits import FourBitLinear, FourBits
@@ -312,7 +312,7 @@ def _build(
             "The text encoder could not be built: transformers is not installed or does not "
             'import. Run "pip install transformers".'
         ) from error
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutNumbers():
         module: Any = T5EncoderModel(T5Config(**config.to_dict()))
     weights = {**weights, EMBEDDING_ALIAS: weights.get(EMBEDDING_ALIAS, weights[EMBEDDING])}
     float32_names = KEPT_IN_FLOAT32 if dtype == torch.float16 else ()

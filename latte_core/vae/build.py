@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError
-from ..parts import fill_module
+from ..parts import WithoutNumbers, fill_module
 from .config import IMAGE_CLASS, TEMPORAL_CLASS, TEMPORAL_MARK, VaeConfig
 
 ENCODER_PARTS = ("encoder.", "quant_conv.")
@@ -78,5 +78,5 @@ def _empty_module(config: VaeConfig) -> Any:
             "The VAE could not be built: diffusers is not installed or does not import. Run "
             '"pip install diffusers".'
         ) from error
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutNumbers():
         return make(**config.to_dict())

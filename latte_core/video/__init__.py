@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from .formats import load_formats
-from .frames import bytes_from_frames, enlarge, frames_from_bytes
-from .grid import Grid
-from .reader import VideoFile, read_video
-from .writer import check_target, write_image, write_video
+from typing import TYPE_CHECKING
+
+from ..lazy import names_from
+
+if TYPE_CHECKING:
+    from .formats import load_formats
+    from .frames import bytes_from_frames, enlarge, frames_from_bytes
+    from .grid import Grid
+    from .reader import VideoFile, read_video
+    from .writer import check_target, write_image, write_video
 
 __all__ = [
     "Grid",
@@ -20,3 +25,14 @@ __all__ = [
     "write_image",
     "write_video",
 ]
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "formats": ("load_formats",),
+        "frames": ("bytes_from_frames", "enlarge", "frames_from_bytes"),
+        "grid": ("Grid",),
+        "reader": ("VideoFile", "read_video"),
+        "writer": ("check_target", "write_image", "write_video"),
+    },
+)

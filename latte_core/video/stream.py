@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .ffmpeg import open_decoder
+from .ffmpeg import open_decoder, run_decoder
 from .pictures import is_picture, read_picture
-from .reader import PICTURES, input_arguments, unreadable
+from .reader import FIRST_STREAM, PICTURES, input_arguments, unreadable
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg")
     + (".ts", ".ogv", ".wmv", ".flv")
 )
+# One line of text for each packet of the file as it lies there, or for each decoded frame.
+PACKETS = (*FIRST_STREAM, "-c:v", "copy", "-f", "framecrc", "pipe:1")
+FRAMES = (*FIRST_STREAM, "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +50,23 @@ class VideoSource:
         return (read_picture(one) for one in self.pictures) if self.pictures else _decode(self.path)
 
     def count(self) -> int:
-        """Return how many frames there are; a file is decoded for it."""
-        return len(self.pictures) if self.pictures else sum(1 for _ in _decode(self.path))
+        """Return how many frames there are; a file is decoded for it.
+
+        Raises:
+            InvalidInputError: for a file that cannot be decoded to its end.
+        """
+        found = len(self.pictures) or _count_lines(self.path, FRAMES)
+        if not found:
+            raise unreadable(self.path)
+        return found
+
+    def count_listed(self) -> int:
+        """Return how many frames the file says it has, without decoding; 0 if it does not say.
+
+        Nearly always they are those that `count` finds. A few files list frames that are not
+        shown, or hide some.
+        """
+        return len(self.pictures) or _count_lines(self.path, PACKETS)
 
     def pick(self, indices: Collection[int]) -> list[Tensor]:
         """Return the frames with these numbers, in order; fewer if the video ends before.
@@ -61,6 +79,10 @@ class VideoSource:
             return []
         if self.pictures:
             return [read_picture(self.pictures[i]) for i in wanted if i < len(self.pictures)]
+        return _pick_evenly(self.path, wanted) or self._pick_from_all(wanted)
+
+    def _pick_from_all(self, wanted: Sequence[int]) -> list[Tensor]:
+        """Decode from the start to the last of these frames."""
         found: list[Tensor] = []
         with closing(_decode(self.path)) as frames:
             for index, frame in enumerate(frames):
@@ -105,6 +127,32 @@ def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
             yield from _search(entry, root, seen)
         elif entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file():
             yield VideoSource(name=entry.relative_to(root).as_posix(), path=entry)
+
+
+def _count_lines(source: Path, output: tuple[str, ...]) -> int:
+    """Return how many lines but comments ffmpeg writes, 0 if it does not end well."""
+    lines = run_decoder((*input_arguments(source), *output)).splitlines()
+    return sum(not line.startswith(b"#") for line in lines)
+
+
+def _pick_evenly(source: Path, wanted: Sequence[int]) -> list[Tensor]:
+    """Return frames that are equally far apart; nothing for others, or if none of them is there.
+
+    ffmpeg leaves the others out itself, so that they are neither converted nor handed over.
+    """
+    first, last = wanted[0], wanted[-1]
+    step = wanted[1] - first if len(wanted) > 1 else 1
+    if list(wanted) != list(range(first, last + 1, step)):
+        return []
+    chosen = f"select=between(n\\,{first}\\,{last})*not(mod(n-{first}\\,{step}))"
+    output = ("-vf", chosen, "-frames:v", str(len(wanted)), *PICTURES)
+    found: list[Tensor] = []
+    with open_decoder((*input_arguments(source), *output)) as decoder:
+        while (frame := _read_ppm(decoder.output)) is not None:
+            found.append(frame)
+        if found and len(found) < len(wanted) and not decoder.ended_well():
+            raise unreadable(source)
+    return found
 
 
 def _decode(source: Path) -> Generator[Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from latte_core.checkpoint import load_transformer
 from latte_core.cli import sample_output, sample_text
-from latte_core.cli.command import Command
+from latte_core.cli.command import CommandName
 from latte_core.cli.main import COMMANDS, main, make_parser
 from latte_core.cli.sample_jobs import Job
 from latte_core.errors import LatteError
@@ -335,11 +335,12 @@ def test_help_of_every_command_shows_an_example(
 
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda entry: entry.name)
-def test_every_example_in_the_help_is_understood(entry: Command) -> None:
-    joined = entry.examples.replace("\\\n", " ")
+def test_every_example_in_the_help_is_understood(entry: CommandName) -> None:
+    command = entry.load()
+    joined = command.examples.replace("\\\n", " ")
     lines = [line.strip() for line in joined.splitlines() if "python -m latte_core" in line]
     understood = [make_parser().parse_args(shlex.split(line)[3:]).run for line in lines]
-    assert entry.run in understood
+    assert command.run in understood
 
 
 def test_module_runs_as_a_program(folder: Path, tmp_path: Path) -> None:

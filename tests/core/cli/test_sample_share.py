@@ -12,7 +12,6 @@ import torch
 from latte_test_support.tiny_class import write_class_folder
 
 from latte_core.class_pipeline import ClassPipeline
-from latte_core.cli import sample_share
 from latte_core.cli.main import main
 from latte_core.cli.sample_share import Share
 from latte_core.errors import InvalidInputError
@@ -172,7 +171,7 @@ def test_several_processes_cannot_write_one_file(
 
 
 def test_processes_of_one_machine_get_an_accelerator_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerator = sample_share.torch.accelerator
+    accelerator = torch.accelerator
     monkeypatch.setattr(accelerator, "is_available", lambda: True)
     monkeypatch.setattr(accelerator, "current_accelerator", lambda: torch.device("xpu"))
     monkeypatch.setattr(accelerator, "device_count", lambda: 2)

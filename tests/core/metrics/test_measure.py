@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.clip_files import write_clip
 from latte_test_support.feature_weights import random_clips
 from torch import Tensor, nn
 
@@ -25,7 +26,9 @@ from latte_core.metrics import (
 )
 from latte_core.metrics.clips import FAKE, REAL
 from latte_core.metrics.measure import check_fit
+from latte_core.video import stream
 from latte_core.video.frame_folder import write_frame_folder
+from latte_core.video.stream import VideoSource
 
 SIDE = 10
 FVD = find_protocol("fvd").changed(num=65, num_frames=4)
@@ -129,6 +132,43 @@ def test_real_clips_have_the_interval_and_a_start_drawn_from_the_seed(tmp_path: 
         if origin(clip)[0] == 0
     }
     assert starts == {0, 1, 2}
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that ffmpeg decodes, once for each time."""
+    names: list[str] = []
+
+    def heard(function: Any) -> Any:
+        def call(arguments: tuple[str, ...]) -> Any:
+            if "copy" not in arguments:
+                names.append(Path(arguments[arguments.index("-i") + 1]).name)
+            return function(arguments)
+
+        return call
+
+    monkeypatch.setattr(stream, "open_decoder", heard(stream.open_decoder))
+    monkeypatch.setattr(stream, "run_decoder", heard(stream.run_decoder))
+    return names
+
+
+def test_every_real_video_file_is_decoded_once(tmp_path: Path, decoded: list[str]) -> None:
+    files = [write_clip(tmp_path / f"{name}.mp4", 20, seed=seed) for seed, name in enumerate("abc")]
+    clips = list(FolderClips(tmp_path, FVD.changed(interval=3), REAL))
+    assert sorted(decoded) == ["a.mp4", "b.mp4", "c.mp4"]
+    assert len(clips) == len(files)
+
+
+@pytest.mark.parametrize("listed", [0, 5, 4000])
+def test_file_that_lists_its_frames_wrongly_gives_the_clip_of_its_decoded_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: int
+) -> None:
+    write_clip(tmp_path / "a.mp4", 20)
+    protocol = FVD.changed(interval=3)
+    (expected,) = FolderClips(tmp_path, protocol, REAL)
+    monkeypatch.setattr(VideoSource, "count_listed", lambda _: listed)
+    (found,) = FolderClips(tmp_path, protocol, REAL)
+    assert torch.equal(found, expected)
 
 
 def test_start_of_a_clip_does_not_move_when_videos_are_added(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def test_video_file_gives_the_frames_that_reading_it_whole_gives(file: Path) -> 
     assert torch.equal(torch.stack(picked), torch.stack([streamed[k] for k in (1, 2, 5)]))
     assert len(source(file).pick([6, 7, 8])) == 1
     assert source(file).pick([]) == []
+    apart = source(file).pick([0, 3, 6])
+    assert torch.equal(torch.stack(apart), torch.stack([streamed[k] for k in (0, 3, 6)]))
+    assert source(file).pick([9, 11]) == []
+    assert source(file).count_listed() == 7
 
 
 def test_video_that_is_cut_short_is_refused(file: Path, tmp_path: Path) -> None:
