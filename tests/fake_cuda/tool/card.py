@@ -238,11 +238,11 @@ def run_to_copy(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any
 
 
 def _on_host(card: Card, func: Any, source: FakeCuda, rest: dict[str, Any]) -> Tensor:
-    """Return data as a tensor of the host's own; zeros where there is none."""
+    """Return data as a tensor of the host's own; where there is none as `rules.nothing`."""
     if not card.is_meta:
         return func(source.held, **rest, device=torch.device("cpu"))
     dtype = rest.get("dtype") or source.dtype
-    return torch.zeros(source.shape, dtype=dtype)
+    return torch.full(source.shape, dtype == torch.bool, dtype=dtype)
 
 
 def run_copy(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -259,7 +259,9 @@ def run_copy(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     is_pinned = card.pinned.holds(target)
     card.copy_to_host(source, is_pinned=is_pinned, is_non_blocking=is_non_blocking)
-    return target if card.is_meta else func(target, source.held)
+    if card.is_meta:
+        return target.fill_(source.dtype == torch.bool)
+    return func(target, source.held)
 
 
 def run_index(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

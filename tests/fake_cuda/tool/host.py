@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Thread
@@ -13,10 +14,12 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from .card import Card, Recorded
-from .tensors import CUDA
+from .tensors import CUDA, FakeCuda
 
 NAME = "Fake card"
 MULTIPROCESSORS = 32
+# The one module that asks whether a weight is a plain tensor, which those of the card are here.
+CHOICE = "latte_core.kernels.choice"
 
 
 class Event:
@@ -260,6 +263,9 @@ def patched(card: Card) -> Generator[None]:
                 if hasattr(accelerator, name):
                     patch.setattr(accelerator, name, answer)
         patch.setattr(torch.backends.cuda, "is_built", lambda: True)
+        for name, module in list(sys.modules.items()):
+            if name.endswith(CHOICE):
+                patch.setattr(module, "Tensor", FakeCuda, raising=False)
         yield
 
 

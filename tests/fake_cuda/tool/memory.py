@@ -63,4 +63,4 @@ class PinnedMemory:
 
     def holds(self, tensor: Tensor) -> bool:
         """Return whether a tensor is in pinned memory."""
-        return tensor.device.type == "cpu" and tensor.untyped_storage()._cdata in self._known
+        return tensor.untyped_storage()._cdata in self._known

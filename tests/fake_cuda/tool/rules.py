@@ -42,15 +42,15 @@ def reads_back(func: Any) -> bool:
     return name in WAITS or any(mark in func.tags for mark in marks)
 
 
-def zero(source: Any) -> Any:
-    """Return a number of a type where there is no data to read."""
+def nothing(source: Any) -> Any:
+    """Return a number of a type where there is no data to read: zero, and True for a truth."""
     if source.dtype == torch.bool:
-        return False
+        return True
     return 0.0 if source.dtype.is_floating_point else 0
 
 
 VALUES: dict[Any, Callable[..., Any]] = {
-    ATEN._local_scalar_dense.default: zero,
+    ATEN._local_scalar_dense.default: nothing,
     ATEN.equal.default: lambda *_: True,
     ATEN.is_nonzero.default: lambda *_: True,
 }

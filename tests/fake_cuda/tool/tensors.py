@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
 from . import attention
 
@@ -227,9 +226,19 @@ def flat(value: Any) -> list[Any]:
     return [value]
 
 
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return lists, tuples and dictionaries with other leaves; quicker than torch's own."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind(mapped(one, change) for one in value)
+    if kind is dict:
+        return {name: mapped(one, change) for name, one in value.items()}
+    return change(value)
+
+
 def held_of(value: Any) -> Any:
     """Return a value with the data of tensors on the card in their places."""
-    return tree_map(lambda one: one.held if isinstance(one, FakeCuda) else one, value)
+    return mapped(value, lambda one: one.held if isinstance(one, FakeCuda) else one)
 
 
 def shells_of(value: Any, known: dict[int, Any], make: Callable[[Tensor], FakeCuda]) -> Any:
@@ -246,4 +255,4 @@ def shells_of(value: Any, known: dict[int, Any], make: Callable[[Tensor], FakeCu
             return one
         return known[id(one)] if id(one) in known else make(one)
 
-    return tree_map(shell, value)
+    return mapped(value, shell)
