@@ -41,16 +41,19 @@ class SpeedUps:
         device = getattr(self.parts, "device", None)  # parts that the caller made have none
         self._precision = apply_precision(self.parts.transformer, name, device=device)
 
-    def use_kernels(self, is_used: bool = True) -> None:
+    def use_kernels(self, is_used: bool = True, *, is_timed: bool = True) -> None:
         """Let fused kernels take the place of torch's operators, as they may by default.
 
-        They are used on NVIDIA cards with Triton, where a timing finds them faster.
+        They are used on NVIDIA cards with Triton, where a timing finds them faster. What was found
+        is kept in the user's cache folder, or `LATTE_CACHE_DIR`, for the card and the versions of
+        torch and Triton, so that later processes compute the same bits.
 
         Args:
             is_used: False uses torch's operators everywhere.
+            is_timed: False chooses by rule, the same in every process on every card of a kind.
         """
-        use = KernelUse.AUTO if is_used else KernelUse.NEVER
-        self.parts.transformer.kernels = KernelSet(use)
+        chosen = KernelUse.AUTO if is_timed else KernelUse.FIXED
+        self.parts.transformer.kernels = KernelSet(chosen if is_used else KernelUse.NEVER)
 
     def fuse_qkv(self, is_used: bool = True) -> None:
         """Compute queries, keys and values of self-attention in one product in place of three.

@@ -1,7 +1,8 @@
 """Compile the blocks of a Latte with torch.compile, one graph for all layers of a kind.
 
 Regional compilation (performance.md 3.6): the graph of a block is made once for the size of a run
-and used by every layer, at every step, for prompts of any length. Embedding, timestep tables, text
+and used by every layer, at every step, for prompts of any length: those are padded to a few, under
+a bias, because torch makes a graph of its own for a single token. Embedding, timestep tables, text
 keys and values, caching decisions and the head stay outside, so that nothing they do makes a graph
 anew. Weights are inputs of a graph: a LoRA merged into them is seen, without compiling again.
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError
 from ..model.attention import BlockHooks
+from ..model.latte_t2v import LatteT2V
 from .compilation_regions import Region, RegionCall, blocks_of, can_compile
 
 Tell = Callable[[str], None]
@@ -119,12 +121,14 @@ class RegionalCompiler:
             )
         for block, take_apart in found:
             vars(block)[FORWARD] = partial(self._call, block, take_apart)
+        pad_text(model, not self._failure)
         self._attached[model] = [block for block, _ in found]
 
     def detach(self, model: nn.Module) -> None:
         """Give a model its own blocks back; graphs are kept for the next time."""
         for block in self._attached.pop(model, []):
             vars(block).pop(FORWARD, None)
+        pad_text(model, False)
 
     @contextmanager
     def attached(self, model: nn.Module) -> Generator[None]:
@@ -171,8 +175,8 @@ class RegionalCompiler:
         start, before = time.perf_counter(), self._graphs
         try:
             compiled = self._compiled.get(call.key) or self._compile(call)
-            for tensor in call.text:
-                maybe_mark_dynamic(tensor, 1)
+            for tensor, axis in call.text:
+                maybe_mark_dynamic(tensor, axis)
             made = compiled(*call.arguments)
         except TorchDynamoException as error:
             self._give_up(error)
@@ -205,6 +209,8 @@ class RegionalCompiler:
 
     def _give_up(self, error: Exception) -> None:
         """Remember and say why blocks run uncompiled from now on."""
+        for model in self._attached:
+            pad_text(model, False)
         cause = getattr(error, "inner_exception", None) or error
         self._failure = f"{type(cause).__name__}: {next(iter(str(cause).splitlines()), '')}"
         self._warn_once(
@@ -217,6 +223,12 @@ class RegionalCompiler:
         if cause not in self._causes:
             self._causes.add(cause)
             self._tell(cause)
+
+
+def pad_text(model: nn.Module, is_padded: bool) -> None:
+    """Let a model of text project it at a few lengths alone, or at any again."""
+    if isinstance(model, LatteT2V):
+        model.pads_text = is_padded
 
 
 def warn(sentence: str) -> None:

@@ -36,13 +36,13 @@ class RegionCall:
         region: function to compile.
         key: sizes for which a graph is made; another key is another graph.
         arguments: of the region.
-        text: tensors among them whose axis 1 is the text, of any length.
+        text: tensors among them, each with its axis that is the text, of any length.
     """
 
     region: Region
     key: Hashable
     arguments: tuple[Any, ...]
-    text: tuple[Tensor, ...] = ()
+    text: tuple[tuple[Tensor, int], ...] = ()
 
 
 def text_region(
@@ -124,13 +124,13 @@ def text_call(
         keys = text.keys[index] if text.keys else attention.to_k(text.tokens)
         values = text.values[index] if text.values else attention.to_v(text.tokens)
         bias = text.bias
-    frames = run.grid.num_frames
+    frames, text_axes = run.grid.num_frames, ((keys, 1), (values, 1), (bias, 2))
     key = (text_region, type(block), *_sizes(hidden), rows.shape[0], run.grid.batch, frames)
     return RegionCall(
         region=text_region,
         key=key,
         arguments=(block, hidden, rows, keys, values, bias, run.grid.batch, frames),
-        text=() if keys is None or values is None else (keys, values),
+        text=tuple((one, axis) for one, axis in text_axes if one is not None),
     )
 
 

@@ -1,7 +1,8 @@
 """Replay a denoiser as one CUDA graph, which spares the launches of a forward pass (1500 and more).
 
 A graph is recorded for the shapes of a call and reads buffers that every later call is copied into:
-latents, timesteps, text keys and values, tables of places. What a recorded pass did is done again,
+latents, timesteps, text keys and values, tables of places. Texts are padded to a few lengths, under
+a bias, so that prompts of any length share the graphs. What a recorded pass did is done again,
 whatever Python would decide, so that nothing that changes from step to step may be inside: step
 caches and hooks are refused, and weights that moved are recorded anew. Weights that changed in
 place, as merged LoRAs do, are seen.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ..model.attention import DEFAULT_HOOKS
 from ..transfers import send_into
+from ..model.blocks import TextFeatures
 
 MAX_GRAPHS = 2  # each keeps the memory of a forward pass
 WARM_UPS = 3
@@ -123,6 +125,7 @@ class GraphedDenoiser(nn.Module):
         self._graphs = self._replays = self._eager_calls = 0
         self._reason = self._failure = ""
         self._told: set[str] = set()
+        self._text: tuple[TextFeatures, TextFeatures] | None = None  # the last one, and padded
         self.train(model.training)  # samplers look at this, and change it, for both
 
     def forward(self, *given: Any, **options: Any) -> Tensor:
@@ -133,7 +136,7 @@ class GraphedDenoiser(nn.Module):
         reason = self._why_not(weights, recorder, options)
         if recorder is None or reason:
             return self._run_eagerly(reason, given, options)
-        call = (given, options)
+        call = (given, self._with_padded_text(options))
         key, leaves = structure_of(call), list(tensors_in(call))
         recording = self._recordings.pop(key, None)
         places = tuple(weight.data_ptr() for weight in weights)
@@ -163,6 +166,16 @@ class GraphedDenoiser(nn.Module):
     def clear(self) -> None:
         """Give the memory of all graphs back."""
         self._recordings.clear()
+        self._text = None
+
+    def _with_padded_text(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return a call's options with its text at a usual length, made once while it stays."""
+        text = options.get("text")
+        if text is None:
+            return options
+        if self._text is None or self._text[0] is not text:
+            self._text = (text, text.padded())
+        return {**options, "text": self._text[1]}
 
     def _why_not(
         self, weights: list[nn.Parameter], recorder: Recorder | None, options: dict[str, Any]
@@ -197,7 +210,7 @@ class GraphedDenoiser(nn.Module):
             # Also where memory runs out, which a call without a graph may still have enough of.
             first = next(iter(str(error).splitlines()), "")
             self._failure = f"recording failed: {type(error).__name__}: {first}"
-            self._recordings.clear()
+            self.clear()
             return None
         self._graphs += 1
         return buffers, output, replay

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ..class_pipeline import ClassPipeline
     from ..pipeline import Pipeline
 
+FIXED = "fixed"  # what a recipe says of kernels that are chosen by rule
+
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that run the same computation faster."""
@@ -40,6 +42,15 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
         "Triton): to compare, or if a kernel is suspected of a wrong result",
     )
     group.add_argument(
+        "--fixed-kernels",
+        dest="kernels",
+        action="store_const",
+        const=FIXED,
+        default=None,
+        help="choose fused kernels by rule in place of a timing, which the first run of a card "
+        "makes and later runs know: the same bits on every card of a kind",
+    )
+    group.add_argument(
         "--fuse-qkv",
         action="store_true",
         default=None,
@@ -56,7 +67,7 @@ def compile_entry(settings: Settings) -> Mapping[str, Any]:
         "cuda_graph": settings.cuda_graph,
         "fuse_qkv": settings.fuse_qkv,
     }
-    kernels = {"kernels": False} if settings.kernels is False else {}
+    kernels = {} if settings.kernels is None else {"kernels": settings.kernels}
     return {**{name: True for name, is_on in entries.items() if is_on}, **kernels}
 
 
@@ -72,6 +83,8 @@ class CompileNotes:
         self._pipeline = pipeline
         if settings.kernels is False:
             pipeline.use_kernels(False)
+        if settings.kernels == FIXED:
+            pipeline.use_kernels(is_timed=False)
         if settings.fuse_qkv:
             pipeline.fuse_qkv()
         self._compiler: RegionalCompiler | None = pipeline.compile() if settings.compiled else None

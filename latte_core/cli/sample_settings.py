@@ -74,7 +74,7 @@ class Settings:
     half: bool | None = None
     compiled: bool | None = None
     cuda_graph: bool | None = None
-    kernels: bool | None = None
+    kernels: bool | str | None = None
     fuse_qkv: bool | None = None
     cache: CacheSettings | None = None
     precision: str | None = None

@@ -6,6 +6,7 @@ and a shape: a fact that runs share, not the state of one.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from collections.abc import Callable, Hashable
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MissingDependencyError
+from ..files import cache_folder
 from . import ops
 from .backends import Backends
-from .timing import Timer, device_time, fastest, sample
+from .store import FILE_NAME, ChoiceFile, ChoiceStore, choice_key
+from .timing import Timer, device_time, fastest, is_equal, sample
 
 MAX_WIDTH = 8192  # of tokens: a norm's program keeps whole rows in registers
 MAX_HEAD_WIDTH = 128
@@ -40,6 +43,7 @@ class KernelUse(Enum):
     """When kernels are used."""
 
     AUTO = "auto"  # on a GPU with Triton, without gradients, where they prove to be faster
+    FIXED = "fixed"  # there too, but by rule: every process computes the same bits
     ALWAYS = "always"  # wherever there are no gradients: for meta tensors and the interpreter
     NEVER = "never"
 
@@ -52,11 +56,13 @@ class Kernel(Generic[P, R]):
         name: of the task.
         ways: operators that do the task, the most modest first.
         fits: whether they can, for the arguments of a call.
+        fixed: which way is taken where nothing is timed; -1 for torch's.
     """
 
     name: str
     ways: tuple[Callable[P, R], ...]
     fits: Callable[P, bool]
+    fixed: int = 0
 
 
 class KernelSet:
@@ -66,6 +72,7 @@ class KernelSet:
         use: when kernels are used at all.
         timer: measures a call on the device of its arguments.
         weights_of: lends kernels the weights of a layer; a host has its own way to them.
+        store: keeps what was chosen; None is a file in the user's cache folder, for GPUs.
     """
 
     def __init__(
@@ -73,10 +80,12 @@ class KernelSet:
         use: KernelUse = KernelUse.AUTO,
         timer: Timer = device_time,
         weights_of: WeightsOf | None = None,
+        store: ChoiceStore | None = None,
     ) -> None:
         self.use = use
         self.timer = timer
         self.weights_of = weights_of or own_weights
+        self.store = store
         self.backends = Backends()
         self.choices: dict[Hashable, int] = {}
         self.is_able: dict[torch.device, bool] = {}
@@ -95,7 +104,8 @@ class KernelSet:
     ) -> R:
         """Do a task by the fastest way that fits.
 
-        The first call of a device, type and shape tries all ways and times them.
+        The first call of a device, type and shape tries all ways and times them, unless the choice
+        is known from an earlier process, or fixed.
 
         Args:
             kernel: what may be used.
@@ -113,18 +123,27 @@ class KernelSet:
             if tokens.is_cuda and torch.cuda.is_current_stream_capturing():
                 return plain(*args, **kwargs)
             calls = [partial(way, *args, **kwargs) for way in (plain, *kernel.ways)]
-            choice = self.choices[key] = self._choose(tokens, calls)
+            choice = self.choices[key] = self._choose(kernel, calls, args)
         way = plain if choice < 0 else kernel.ways[choice]
         return way(*args, **kwargs)
 
-    def _choose(self, tokens: Tensor, calls: list[Callable[[], Any]]) -> int:
-        """Return the place of the fastest kernel; -1 for torch, also where none can be built."""
+    def _choose(
+        self, kernel: Kernel[Any, Any], calls: list[Callable[[], Any]], args: tuple[Any, ...]
+    ) -> int:
+        """Return the place of the kernel to use; -1 for torch, also where none can be built.
+
+        Args:
+            kernel: what may be used.
+            calls: of torch's own operators, then of every way of the kernel.
+            args: of the task.
+        """
         from triton.errors import TritonError  # pyright: ignore
 
+        tokens: Tensor = args[0]
         expected = sample(calls[0]())  # its errors are torch's own
         try:
             with ops.on_device_of(tokens):
-                return fastest(calls[0], calls[1:], expected, self.timer)
+                return self._decide(kernel, calls, expected, args)
         except torch.OutOfMemoryError:
             raise
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -136,6 +155,37 @@ class KernelSet:
                 stacklevel=2,
             )
             return -1
+
+    def _decide(
+        self,
+        kernel: Kernel[Any, Any],
+        calls: list[Callable[[], Any]],
+        expected: list[Tensor],
+        args: tuple[Any, ...],
+    ) -> int:
+        """Return the fixed choice, else the known one, else the fastest, which is kept then."""
+
+        def agrees(choice: int) -> bool:
+            return choice < 0 or is_equal(calls[choice + 1], expected)
+
+        if self.use is KernelUse.FIXED:
+            return kernel.fixed if agrees(kernel.fixed) else -1
+        store = self._store_for(args[0])
+        if store is None:
+            return fastest(calls[0], calls[1:], expected, self.timer)
+        name = choice_key(kernel.name, args[0], args)
+        known = store.load(name)
+        if known is not None and -1 <= known < len(kernel.ways) and agrees(known):
+            return known
+        found = fastest(calls[0], calls[1:], expected, self.timer)
+        store.save(name, found)
+        return found
+
+    def _store_for(self, tokens: Tensor) -> ChoiceStore | None:
+        """Return what keeps choices for the device of tokens, None on CPUs without one."""
+        if self.store is None and tokens.is_cuda:
+            self.store = ChoiceFile(cache_folder(os.environ) / FILE_NAME)
+        return self.store
 
     def _can_run(self, device: torch.device) -> bool:
         """Whether Triton imports and knows a device, found out once."""
@@ -277,4 +327,5 @@ LINEAR_GELU = Kernel(
     name="linear and GELU",
     ways=tuple(partial(ops.LINEAR_GELU, tile=tile) for tile in range(len(ops.TILES))),
     fits=fits_linear_gelu,
+    fixed=-1,  # which tile is best, and whether any beats the vendor's product, only a timing tells
 )

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ from ..kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet
 from .attention import TEMPORAL, Attention, BlockHooks, attend, attend_across_frames
 from .layers import FeedForward, modulation_rows
 from .residual import Owed, Stream, settled, settled_norm
+
+TEXT_LENGTHS = (16, 32, 64, 128)  # of texts where each length costs a graph
+PADDING_LOGIT = -30000.0  # lower than that of masked rows: a text that is masked whole stays so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +54,26 @@ class TextFeatures:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     bias: Tensor | None
+
+    def padded(self) -> TextFeatures:
+        """Return the same with rows behind the last that nobody attends to, up to a usual length.
+
+        Graphs are made for a length, so that few lengths are few graphs. Results differ by rounding
+        alone. There is a bias in any case.
+        """
+        length = self.tokens.shape[1]
+        missing = padded_length(length) - length
+        if not missing and self.bias is not None:
+            return self
+        bias = self.bias
+        if bias is None:
+            bias = self.tokens.new_zeros(self.tokens.shape[0], 1, length)
+        return TextFeatures(
+            tokens=F.pad(self.tokens, (0, 0, 0, missing)),
+            keys=padded_rows(self.keys, missing),
+            values=padded_rows(self.values, missing),
+            bias=F.pad(bias, (0, missing), value=PADDING_LOGIT),
+        )
 
     def spread(self, grid: Grid) -> TextFeatures:
         """Let one prompt serve all videos.
@@ -106,6 +130,18 @@ class Pass:
         """Return a block's rows, unless there are none or a hook changed the modulation."""
         is_known = self.rows is not None and modulation is self.modulation
         return self.rows[block] if self.rows is not None and is_known else None
+
+
+def padded_length(length: int) -> int:
+    """Return the shortest of the usual lengths that has room for a text."""
+    longest = TEXT_LENGTHS[-1]
+    whole = -(-length // longest) * longest
+    return next((one for one in TEXT_LENGTHS if one >= length), whole)
+
+
+def padded_rows(rows: tuple[Tensor, ...], missing: int) -> tuple[Tensor, ...]:
+    """Return (B, L, D) each as (B, L + missing, D), with zeros behind."""
+    return F.pad(torch.stack(rows), (0, 0, 0, missing)).unbind() if rows else rows
 
 
 def repeated(rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:

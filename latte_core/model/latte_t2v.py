@@ -45,6 +45,7 @@ class LatteT2V(nn.Module):
 
     `kernels` decides where fused kernels take the place of torch's operators: by default on GPUs
     with Triton, without gradients, where they prove to be faster. Replace it to decide otherwise.
+    `pads_text` makes texts of a few lengths out of those of any, for whoever makes a graph of each.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LatteT2V(nn.Module):
         self.config = config
         self.casts_input = operations is nn
         self.kernels = KernelSet()
+        self.pads_text = False
         width = config.hidden_size
         made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         block_args = (width, config.num_attention_heads, config.norm_eps)
@@ -116,12 +118,13 @@ class LatteT2V(nn.Module):
         bias = None
         if attention_mask is not None:
             bias = ((1 - attention_mask.to(tokens.dtype)) * MASKED_LOGIT).unsqueeze(1)  # B 1 L
-        return TextFeatures(
+        text = TextFeatures(
             tokens=tokens,
             keys=tuple(layer.to_k(tokens) for layer in cross),
             values=tuple(layer.to_v(tokens) for layer in cross),
             bias=bias,
         )
+        return text.padded() if self.pads_text else text
 
     def place_tables(
         self,

@@ -7,7 +7,7 @@ of its output (latte.md 2.9).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.conds
@@ -55,7 +55,7 @@ class LatteClassTransformer(Latte):
     ) -> Tensor:
         """(T, 4, h, w) or (B, 4, T, h, w) -> noise of the same shape; `control` is ignored.
 
-        The labels are the keyword `y`: (conds,), 0 .. num_classes.
+        The labels are the keyword `y`: (conds,) or as many numbers, 0 .. num_classes.
         """
         options = {} if transformer_options is None else transformer_options
         return run_with_wrappers(self, x, timestep, context, options, **kwargs)
@@ -66,7 +66,7 @@ class LatteClassTransformer(Latte):
         timestep: Tensor,
         context: Tensor | None,
         transformer_options: dict[str, Any],
-        y: Tensor | None = None,
+        y: Tensor | Sequence[int] | None = None,
         latte_kept: Kept | None = None,
         **__: Any,
     ) -> Tensor:
@@ -93,7 +93,9 @@ class LatteClassTransformer(Latte):
         )[:, :, :frames, :height, :width]
         return noise_of(output, x, transformer_options)
 
-    def labels_for(self, labels: Tensor | None, conds: int, videos: int) -> Tensor | None:
+    def labels_for(
+        self, labels: Tensor | Sequence[int] | None, conds: int, videos: int
+    ) -> Tensor | None:
         """Return a label for each video, or None for a model without classes."""
         if kind_read(self.config) != CLASS:
             return None
@@ -102,15 +104,22 @@ class LatteClassTransformer(Latte):
                 "The Latte model got no class: its CONDITIONING inputs carry no label. Connect "
                 f'"{CLASS_NODE}" to positive and negative.'
             )
-        return rows_for_videos(labels, conds, videos)
+        return rows_for_videos(torch.as_tensor(labels), conds, videos)
 
 
-class LabelCond(comfy.conds.CONDRegular):
-    """A label that is kept once, however many frames a batch has."""
+class LabelCond(comfy.conds.CONDConstant):
+    """A label, once for all frames, as a number: what is no tensor is not moved to a device.
 
-    def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
-        """Leave the single row alone."""
-        return self._copy_with(self.cond)
+    So it can be looked at in every call, and no call waits for an accelerator.
+    """
+
+    def can_concat(self, other: Any) -> bool:
+        """Let labels of all conditionings be stacked."""
+        return True
+
+    def concat(self, others: Sequence[Any]) -> tuple[int, ...]:
+        """Return the labels of a stack of conditionings."""
+        return (self.cond, *(one.cond for one in others))
 
 
 class LatteClassVideo(LatteModel):
@@ -131,7 +140,7 @@ class LatteClassVideo(LatteModel):
         if kind_read(config) == CLASS:
             names = self.model_config.class_names()
             label = find_label(config, names, kwargs, socket, STOCK_SAMPLER)
-            out["y"] = LabelCond(torch.tensor([label]))
+            out["y"] = LabelCond(label)
         return out
 
 

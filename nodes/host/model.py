@@ -106,9 +106,9 @@ class LatteTransformer(LatteT2V):
         is_alone = latte_kept is None or hooks.run_block is not None
         output = super().forward(
             videos,
-            one_per_video(timestep, size[0]) if is_alone else one_for_all(timestep, x, size[0]),
+            one_per_video(timestep, size[0]) if is_alone else one_for_all(timestep, conds, size[0]),
             text=of_text.get(
-                ("text", size[0]),
+                ("text", size[0], self.pads_text),
                 lambda: self.project_text(rows_for_videos(context, conds, size[0])),
             ),
             places=kept.get(("places", size, x.device), lambda: self.place_tables(size, x.device)),

@@ -110,7 +110,8 @@ def check_cached_run_equals_latte_core(stage: Stage) -> dict[str, float]:
             found = stage.latte_sampler(accelerated(stage, **given), **run)
         expect(heard.counts() == [(report.full_steps, steps)], given, heard.counts(), report)
         error = relative(found, expected)
-        expect(error < 1e-4, given, error)
+        # two residuals that are continued make more of what was rounded
+        expect(error < (3e-4 if given.get("forecast") == "2" else 1e-4), given, error)
         plain = relative(found, stage.latte_sampler(**run))
         expect(plain > 1e-4, given, "nothing was skipped")
         errors[str(given)] = error

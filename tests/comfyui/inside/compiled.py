@@ -118,7 +118,7 @@ def check_attention_override_is_obeyed_uncompiled(stage: Stage) -> None:
 
     model = compiled(stage)
     model.model_options["transformer_options"]["optimized_attention_override"] = override
-    expect(relative(stage.ksampler(model), stage.ksampler()) < 1e-5)
+    expect(relative(stage.ksampler(model), stage.ksampler()) < 1e-4)
     found = report(stage, model)
     expect(seen and found.graphs == 0 and found.eager_calls > 0, found)
 

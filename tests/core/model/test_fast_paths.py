@@ -149,6 +149,24 @@ def test_places_of_another_size_are_refused(size: tuple[int, ...]) -> None:
         run(model, *inputs(), places=places)
 
 
+@pytest.mark.parametrize(
+    ("length", "padded"), [(1, 16), (16, 16), (17, 32), (120, 128), (128, 128), (129, 256)]
+)
+@pytest.mark.parametrize("kept", [None, 1, 0])
+def test_text_may_be_padded_to_a_usual_length(length: int, padded: int, kept: int | None) -> None:
+    model, (latents, timesteps, _) = tiny_model(), inputs()
+    context = torch.randn(2, length, 24, generator=torch.Generator().manual_seed(1))
+    mask = None if kept is None else (torch.arange(length) < kept).repeat(2, 1)
+    with torch.no_grad():
+        text = model.project_text(context, mask)
+        model.pads_text = True
+        longer = model.project_text(context, mask)
+    assert longer.tokens.shape[1] == longer.keys[0].shape[1] == padded
+    assert longer.padded() is longer
+    found = run(model, latents, timesteps, text=longer)
+    assert distance(found, run(model, latents, timesteps, text=text)) <= RELATIVE
+
+
 def test_places_come_in_one_form_only() -> None:
     model, given = tiny_model(), inputs()
     places = model.place_tables(given[0].shape, "cpu")

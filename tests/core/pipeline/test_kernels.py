@@ -34,31 +34,38 @@ def test_pipelines_switch_kernels_off_and_on(text_folder: Path, class_folder: Pa
         assert model.kernels.use is KernelUse.AUTO
         pipeline.use_kernels(False)
         assert model.kernels.use is KernelUse.NEVER
+        pipeline.use_kernels(is_timed=False)
+        assert model.kernels.use is KernelUse.FIXED
     assert torch.equal(text(PROMPT, **SMALL, output="latents").latents, before)
     text.use_kernels()
     assert text.parts.transformer.kernels.use is KernelUse.AUTO
 
 
 @pytest.mark.parametrize(
-    ("given", "calls", "is_told"), [([], [], False), (["--no-kernels"], [False], True)]
+    ("given", "calls", "told"),
+    [
+        ([], [], None),
+        (["--no-kernels"], [(False, True)], b'"kernels": false'),
+        (["--fixed-kernels"], [(True, False)], b'"kernels": "fixed"'),
+    ],
 )
 @pytest.mark.parametrize("kind", ["text", "class"])
-def test_the_command_line_switches_kernels_off_and_says_so(
+def test_the_command_line_switches_kernels_off_or_fixes_them_and_says_so(
     kind: str,
     given: list[str],
-    calls: list[bool],
-    is_told: bool,
+    calls: list[tuple[bool, bool]],
+    told: bytes | None,
     text_folder: Path,
     class_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[bool] = []
+    seen: list[tuple[bool, bool]] = []
     plain = SpeedUps.use_kernels
 
-    def noted(self: SpeedUps, is_used: bool = True) -> None:
-        seen.append(is_used)
-        plain(self, is_used)
+    def noted(self: SpeedUps, is_used: bool = True, *, is_timed: bool = True) -> None:
+        seen.append((is_used, is_timed))
+        plain(self, is_used, is_timed=is_timed)
 
     monkeypatch.setattr(SpeedUps, "use_kernels", noted)
     what = {
@@ -69,4 +76,6 @@ def test_the_command_line_switches_kernels_off_and_says_so(
     more = ["--steps", "2", "--frames", "2", "--device", "cpu", "--output", str(target)]
     assert main(["sample", *what, *more, *given]) == 0
     assert seen == calls
-    assert (b'"kernels": false' in target.read_bytes()) is is_told
+    written = target.read_bytes()
+    assert (b'"kernels"' in written) is (told is not None)
+    assert told is None or told in written
