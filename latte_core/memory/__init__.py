@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .estimate import Choice, PartSizes, choose_plan, free_bytes, stage_bytes
+from .estimate import Choice, PartSizes, all_bytes, choose_plan, free_bytes, stage_bytes
 from .groups import block_groups
 from .loans import BlockStream, WholeLoan
 from .plan import (
@@ -33,6 +33,7 @@ __all__ = [
     "PartSizes",
     "Stages",
     "WholeLoan",
+    "all_bytes",
     "block_groups",
     "check_memory",
     "choose_plan",

@@ -8,17 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+from latte_fake_cuda import fake_cuda
+from latte_test_support import tiny_text
 from latte_test_support.card_runs import card_for
 from latte_test_support.tiny_pipeline import PROMPT, SMALL
 from latte_test_support.tiny_t2v import tiny_model
 from torch import Tensor
 
+from latte_core.acceleration.pab import Broadcast
+from latte_core.acceleration.settings import parse_cache
 from latte_core.checkpoint.lora_writer import write_lora
 from latte_core.class_pipeline import ClassPipeline
+from latte_core.errors import IncompatibleInputsError
 from latte_core.kernels.choice import KernelSet, KernelUse
 from latte_core.memory import PRESETS, BlockStream, MemoryPlan, block_groups, pinned
 from latte_core.model.lora import LoraSettings, add_lora, lora_state
 from latte_core.pipeline import Pipeline
+from latte_core.pipeline_memory import check_room_for_cache
+from latte_core.text.cache import CachedEncoder, EmbeddingCache
+from latte_core.text.t5 import TextEncoder
+from latte_core.types import VideoShape
 
 pytestmark = [pytest.mark.fake_cuda]
 ALL_STREAMED = MemoryPlan(name="own", text="streamed", transformer="streamed", vae="in turn")
@@ -101,23 +110,22 @@ def test_kept_blocks_cross_in_one_piece_or_two_and_the_host_never_waits() -> Non
     assert waits == []
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_streamed_text_encoder_passes_once_for_all_prompts(
-    text_folder: Path, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: list[int] = []
-    real = BlockStream.end
-
-    def end(stream: BlockStream) -> None:
-        loads.append(stream.num_loads)
-        real(stream)
-
-    monkeypatch.setattr(BlockStream, "end", end)
+def test_streamed_text_encoder_passes_once_for_all_prompts(tmp_path: Path) -> None:
+    layers = 5
+    folder = tiny_text.write_text_folder(tmp_path / "text_encoder", num_layers=layers)
+    spiece = tiny_text.write_spiece_folder(tmp_path / "spiece")
+    tokenizer = tiny_text.write_json_folder(spiece, tmp_path / "tokenizer")
+    read = tiny_text.read_safetensors
+    encoder = TextEncoder.from_folder(folder, read=read, tokenizer=tokenizer)
     with card_for():
-        pipeline = open_with(text_folder, "8")
-        pipeline([PROMPT, "two fish"][:count], "blurry", **QUICK, output="latents")
-        encoder: Any = pipeline.parts.text_encoder().module
-    assert loads == [len(encoder.encoder.block)]
+        groups, memory = block_groups(encoder.module), pinned.PinnedMemory()
+        expected = [encoder.encode([text]).embeds for text in (PROMPT, "", "two fish")]
+        stream = BlockStream(encoder.module, groups, torch.device("cuda"), pinned=memory)
+        cached = CachedEncoder(EmbeddingCache(), {}, lambda: encoder)
+        found = cached.encode([PROMPT, "", "two fish"]).embeds
+        assert stream.num_loads == layers
+        stream.end()
+    assert (found - torch.cat(expected)).abs().max() <= 1e-5
 
 
 def test_run_without_pinned_memory_has_the_same_bits_and_one_notice(
@@ -167,6 +175,40 @@ def test_lora_reaches_weights_that_are_kept_in_pinned_memory(
         whole.load_lora(path)
         assert torch.equal(whole(PROMPT, **quick).latents, found)
     assert not torch.equal(found, plain)
+
+
+KEPT = 3 * 2 * 16  # bytes in float32 of a token, in three kinds of attention: 2 layers, width 16
+
+
+@pytest.mark.parametrize(
+    ("spare", "said"), [(-100, "refused"), (100, "mentioned"), (10**7, "nothing")]
+)
+def test_attention_broadcast_is_counted_against_what_the_card_has(
+    text_folder: Path, spare: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model: Any = Pipeline.from_pretrained(text_folder, device="cpu").parts.transformer
+    weights = sum(one.nbytes for one in model.parameters())
+    tokens = 2 * QUICK["num_frames"] * (QUICK["height"] // 16) * (QUICK["width"] // 16)
+    kept = Broadcast().kept_bytes(model, tokens, 4)
+    assert kept == KEPT * 4 * tokens
+    cache = parse_cache("pab")
+    with fake_cuda(total_memory=2 * weights + 2 * kept + 10**7) as card:
+        pipeline = open_with(text_folder, "24", dtype=torch.float32)
+        card.memory.total = weights + kept + spare
+        shape = VideoShape(
+            num_frames=QUICK["num_frames"], height=QUICK["height"], width=QUICK["width"]
+        )
+        if said == "refused":
+            with pytest.raises(
+                IncompatibleInputsError, match="pab:2/3/6 keeps .* attention results"
+            ):
+                pipeline(PROMPT, **QUICK, cache=cache)
+            card.memory.total = 10**9
+            pipeline(PROMPT, **QUICK, cache=parse_cache("balanced"))
+            return
+        with caplog.at_level(logging.WARNING, "latte"):
+            check_room_for_cache(cache, pipeline.parts, shape, 2)
+        assert bool(caplog.records) is (said == "mentioned")
 
 
 @pytest.mark.parametrize(
