@@ -21,6 +21,7 @@ from .latte_config import LatteConfig
 from .memory import MemoryPlan
 from .model.latte import Latte
 from .model.lora_merge import LoraPatch
+from .pipeline_memory import check_room_for_cache
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_speed import SpeedUps
 from .sampling import StepNoise, uses_guidance
@@ -96,7 +97,7 @@ class ClassPipeline(SpeedUps):
                 one beside the model. Left out: `image`.
             config: settings that the weights do not show, under our names or the reference's.
             dtype: of all weights. Left out: float32 on the CPU and for models with a card, else
-                bfloat16.
+                bfloat16 where the hardware has it and float16 where not.
             device: left out: the accelerator if there is one, else the CPU.
             memory: which parts stay on the device: `auto` for what fits, or the gigabytes of a
                 card, one of `memory.PRESETS`, or a plan of your own.
@@ -231,7 +232,8 @@ class ClassPipeline(SpeedUps):
         if decode_chunk is not None:
             check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
         count = count_videos(class_labels, seed, latents)
-        size = self._shape(count, num_frames, height, width, latents).latent_size()
+        shape = self._shape(count, num_frames, height, width, latents)
+        size = shape.latent_size()
         labels = labels_of(
             class_labels,
             check_seeds(seed, count),
@@ -244,6 +246,8 @@ class ClassPipeline(SpeedUps):
         if output == "frames":
             self.parts.check_vae()
         as_authors = check_noise_order(noise_order) == "reference"
+        videos = (count if as_authors else 1) * (1 + uses_guidance(run.guidance_scale))
+        check_room_for_cache(cache, self.parts, shape, videos)
         with self.parts.stages.run():
             self.parts.begin_sampling()
             if as_authors:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +14,20 @@ from torch import Tensor, nn
 from .acceleration.run import CacheReport, RunCache
 from .acceleration.settings import CacheSettings
 from .checkpoint.lora_reader import merge_lora_file
-from .devices import is_out_of_memory
 from .errors import IncompatibleInputsError
 from .memory import MemoryPlan
 from .model.attention import BlockHooks
 from .model.lora_merge import LoraPatch
+from .pipeline_memory import check_room_for_cache
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
-from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
+from .pipeline_run import (
+    OUTPUTS,
+    PipelineResult,
+    check_choice,
+    listeners,
+    naming_size,
+    noise_of_videos,
+)
 from .pipeline_speed import SpeedUps
 from .pipeline_text import Condition, TextInputs, make_conditions
 from .sampling import (
@@ -37,8 +43,6 @@ from .sampling import (
 from .text.t5 import TextEncoder
 from .types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, VideoShape, check_integer
 from .vae.frames import VideoVAE
-
-logger = logging.getLogger("latte")
 
 READS_VARIANCE = ("ddpm",)  # samplers that use the variance logits
 
@@ -101,7 +105,8 @@ class Pipeline(SpeedUps):
 
         Args:
             folder: the word `starter`, or a path.
-            dtype: of all weights. Left out: float32 on the CPU and for the starter, else bfloat16.
+            dtype: of all weights. Left out: float32 on the CPU and for the starter, else a half
+                type.
             device: left out: the accelerator if there is one, else the CPU.
             memory: which parts stay on the device: `auto` for what fits, or the gigabytes of a
                 card, one of `memory.PRESETS`, or a plan of your own.
@@ -199,7 +204,7 @@ class Pipeline(SpeedUps):
 
         Raises:
             InvalidInputError: for a value that cannot be used.
-            IncompatibleInputsError: for latents or embeddings that do not fit.
+            IncompatibleInputsError: for latents, embeddings or a cache that do not fit.
             NonFiniteError: if the run breaks down to NaN.
             CheckpointError: if a text encoder or VAE is needed and missing.
         """
@@ -229,6 +234,7 @@ class Pipeline(SpeedUps):
         )
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         num_calls = self._check_run(request, step_noise[0])
+        check_room_for_cache(cache, self.parts, request.shape, 1 + is_guided)
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         with self.parts.stages.run():
             conditions = make_conditions(text, self.parts.prompt_encoder)
@@ -347,24 +353,19 @@ class Pipeline(SpeedUps):
         if negative is not None:
             predict = guided_in_one_batch(predict, request.guidance_scale)
         weight: Tensor = next(self.parts.transformer.parameters())
-        try:
-            with self._precision.active():
-                latents = sample(
-                    predict,
-                    noise,
-                    sampler=request.sampler,
-                    num_steps=request.num_steps,
-                    eta=request.eta,
-                    step_noise=step_noise,
-                    settings=self.parts.settings,
-                    callback=callback,
-                    compute_dtype=weight.dtype,
-                    device=weight.device,
-                )
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                logger.error("Out of memory while sampling %s.", request.shape)
-            raise
+        with self._precision.active(), naming_size(request.shape):
+            latents = sample(
+                predict,
+                noise,
+                sampler=request.sampler,
+                num_steps=request.num_steps,
+                eta=request.eta,
+                step_noise=step_noise,
+                settings=self.parts.settings,
+                callback=callback,
+                compute_dtype=weight.dtype,
+                device=weight.device,
+            )
         return latents, None if cache is None else cache.close()
 
     def _predictor(

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .acceleration.settings import CacheSettings
 from .checkpoint.reader import read_header, read_tensors
 from .checkpoint.writer import write_safetensors
-from .errors import InvalidInputError
+from .errors import IncompatibleInputsError, InvalidInputError
 from .files import cache_folder
-from .memory import PartSizes, block_groups
+from .memory import PRESETS, RESIDENT, PartSizes, Stages, all_bytes, block_groups, stage_bytes
+from .memory.estimate import GB
 from .parts import read_json
+from .precision.layers import is_target
 from .precision.quantize import text_bytes
 from .text.cache import EmbeddingCache
 from .text.config import T5EncoderConfig
 from .text.fingerprint import fingerprint
 from .text.four_bits import BYTES_PER_NUMBER
+from .text.layouts import SCALE_ENDINGS, UNUSED_ENDINGS, UNUSED_NAMES, WEIGHT, encoder_tensors
 from .text.names import IN_MEMORY, OFF, ON_DISK
 from .text.store import EmbeddingStore, StoredFeatures
-from .types import PIXELS_PER_CELL
+from .text.t5 import EMBEDDING, EMBEDDING_ALIAS, kept_in_float32
+from .types import PIXELS_PER_CELL, VideoShape
 
 STORE_FOLDER = "embeddings"
 GUIDED = 2  # videos of a call under guidance
 CONFIG = "config.json"
+NO_WEIGHTS = SCALE_ENDINGS + UNUSED_ENDINGS
+
+logger = logging.getLogger("latte")
 
 
 def make_embedding_cache(choice: str | Path) -> EmbeddingCache | None:
@@ -85,6 +95,8 @@ def part_sizes(
     num_frames: int,
     height: int,
     width: int,
+    videos: int = GUIDED,
+    cache: CacheSettings | None = None,
 ) -> PartSizes:
     """Return what `memory.choose_plan` goes by, from a loaded transformer and headers of the rest.
 
@@ -95,46 +107,124 @@ def part_sizes(
         dtype: of all weights.
         text_precision: format that the text encoder's layers are to be stored in, if any.
         num_frames, height, width: of the videos it was made for, in pixels.
+        videos: of a call.
+        cache: of a run.
     """
     config: Any = transformer.config
-    size, blocks, rest = dtype.itemsize, 1, 0
-    text = 0
+    size, blocks, rest, layers = dtype.itemsize, 1, 0, 0
     if text_folder is not None and (text_folder / CONFIG).is_file():
-        shape = T5EncoderConfig.from_dict(read_json(text_folder / CONFIG))
-        blocks, rest = shape.num_layers, shape.vocab_size * shape.d_model * size
-        text = rest + _layer_bytes(text_folder, shape, text_precision, size)
+        blocks = T5EncoderConfig.from_dict(read_json(text_folder / CONFIG)).num_layers
+        rest, layers = text_encoder_bytes(text_folder, dtype, text_precision)
     cells = (height // PIXELS_PER_CELL) * (width // PIXELS_PER_CELL)
+    tokens = videos * num_frames * cells // config.patch_size**2
     return PartSizes(
-        text=text,
+        text=rest + layers,
         transformer=sum(one.numel() * one.element_size() for one in transformer.parameters()),
         vae=max((_num_elements(one) * size for one in vae_folders if one.is_dir()), default=0),
         text_blocks=blocks,
         transformer_blocks=len(block_groups(transformer)),
-        text_rest=min(rest, text),
-        tokens=GUIDED * num_frames * cells // config.patch_size**2,
+        text_rest=rest,
+        tokens=tokens,
         width=config.hidden_size,
         itemsize=size,
         num_frames=num_frames,
         height=height,
         frame_width=width,
+        kept=0 if cache is None else cache.kept_bytes(transformer, tokens, size),
     )
+
+
+class Working(Protocol):
+    """The parts of any pipeline that matter while it samples."""
+
+    @property
+    def transformer(self) -> nn.Module:
+        """A LatteT2V or Latte."""
+        ...
+
+    @property
+    def stages(self) -> Stages:
+        """Where its weights are while it works."""
+        ...
+
+
+def check_room_for_cache(
+    cache: CacheSettings | None, parts: Working, shape: VideoShape, videos: int
+) -> None:
+    """Refuse a cache whose memory the device cannot have, and warn of one that may not fit.
+
+    Args:
+        cache: of the run to come.
+        parts: of the pipeline.
+        shape: of the videos.
+        videos: of one call of the transformer.
+
+    Raises:
+        IncompatibleInputsError: if weights and what is kept are more than there is.
+    """
+    transformer, stages = parts.transformer, parts.stages
+    weight = next(one for one in transformer.parameters() if one.ndim > 2)
+    device = weight.device if stages.plan.transformer == RESIDENT else stages.device
+    room = all_bytes(device)
+    if cache is None or room is None:
+        return
+    sizes = part_sizes(
+        transformer,
+        text_folder=None,
+        vae_folders=[],
+        dtype=weight.dtype,
+        num_frames=shape.num_frames,
+        height=shape.height,
+        width=shape.width,
+        videos=videos,
+        cache=cache,
+    )
+    needed = stage_bytes(stages.plan, sizes)["sampling"]
+    if not sizes.kept or needed <= room:
+        return
+    others = [plan for plan in PRESETS.values() if stage_bytes(plan, sizes)["sampling"] <= room]
+    way = f"Use the memory preset {others[0].name}" if others else "Ask for fewer frames"
+    sentence = (
+        f"The cache {cache.describe()} keeps {sizes.kept / GB:.1f} GB of attention results, so "
+        f"that about {needed / GB:.1f} GB are needed for sampling, but the device has "
+        f"{room / GB:.1f} GB. {way}, keep fewer kinds of attention (a range of 1 keeps nothing, as "
+        "in pab:1/3/1), or take a cache that keeps little, such as balanced."
+    )
+    if stage_bytes(stages.plan, replace(sizes, tokens=0))["sampling"] > room:
+        raise IncompatibleInputsError(sentence)
+    logger.warning(sentence)
+
+
+def text_encoder_bytes(
+    folder: Path, dtype: torch.dtype, precision: str | None = None
+) -> tuple[int, int]:
+    """Return the bytes of a text encoder in a folder: of its table of words, and of the rest.
+
+    Args:
+        folder: holds the weights, of which headers are read.
+        dtype: it is to run in; see `text.t5.KEPT_IN_FLOAT32`.
+        precision: format that its layers are to be stored in, if any.
+    """
+    stored = encoder_tensors(read_header(folder).tensors)
+    table = next((stored[name] for name in (EMBEDDING, EMBEDDING_ALIAS) if name in stored), None)
+    layers = 0.0
+    for name, one in stored.items():
+        is_matrix = len(one.shape) == 2 and name.endswith(WEIGHT)
+        if name in (EMBEDDING, EMBEDDING_ALIAS, *UNUSED_NAMES) or name.endswith(NO_WEIGHTS):
+            continue
+        each: float = dtype.itemsize
+        if is_matrix and one.dtype == torch.uint8:  # two numbers in a byte, which stay so
+            each = 2 * BYTES_PER_NUMBER
+        elif is_matrix and precision is not None and is_target(name[: -len(WEIGHT)], *one.shape):
+            each = text_bytes(precision)
+        elif name.endswith(kept_in_float32(dtype)):
+            each = torch.float32.itemsize
+        layers += one.num_elements * each
+    return 0 if table is None else table.num_elements * dtype.itemsize, int(layers)
 
 
 def _num_elements(folder: Path) -> int:
     return sum(info.num_elements for info in read_header(folder).tensors.values())
-
-
-def _layer_bytes(folder: Path, shape: T5EncoderConfig, precision: str | None, size: int) -> int:
-    """Return the bytes of a text encoder's weights without its table of words."""
-    found = read_header(folder).tensors.values()
-    packed = sum(
-        one.num_elements for one in found if one.dtype == torch.uint8 and len(one.shape) == 2
-    )
-    if packed:  # layers in four bits stay as they are
-        return int(packed * 2 * BYTES_PER_NUMBER)
-    each = size if precision is None else text_bytes(precision)
-    words = (shape.vocab_size, shape.d_model)
-    return int(sum(one.num_elements for one in found if one.shape != words) * each)
 
 
 def _files_in(folder: Path) -> list[Path]:

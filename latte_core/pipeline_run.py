@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from .acceleration.run import CacheReport
+from .devices import is_out_of_memory
 from .errors import InvalidInputError
 from .sampling import StepNoise, make_noise, make_step_noise
-from .types import StepCallback, StepInfo
+from .types import StepCallback, StepInfo, VideoShape
 
 OUTPUTS = ("frames", "latents")
+
+logger = logging.getLogger("latte")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +45,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InvalidInputError(
             f"{name} is {value!r}, but it must be {' or '.join(map(repr, choices))}."
         )
+
+
+@contextmanager
+def naming_size(shape: VideoShape) -> Generator[None]:
+    """Say what was sampled if memory runs out; the error passes through as it is."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            logger.error("Out of memory while sampling %s.", shape)
+        raise
 
 
 def noise_of_videos(

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..model.attention import DEFAULT_HOOKS
-from ..transfers import send_into
 from ..model.blocks import TextFeatures
+from ..transfers import send_into
 
 MAX_GRAPHS = 2  # each keeps the memory of a forward pass
 WARM_UPS = 3

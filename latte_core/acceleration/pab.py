@@ -14,16 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
+from ..model.latte_attention import FusedAttention
+from ..model.latte_t2v import LatteT2V
 from ..types import check_integer
 from .clock import StepClock
 from .policies import MAX_STEPS
 from .step_cache import ALL_ROWS, Tally
 
-CROSS = "cross"
+SPATIAL, TEMPORAL, CROSS = "spatial", "temporal", "cross"
 MLP_RATIO = 4
 
 
@@ -32,7 +34,7 @@ class Broadcast:
     """How often each kind of attention is computed; the defaults are VideoSys's for Latte.
 
     Args:
-        spatial, temporal, cross: every how many steps.
+        spatial, temporal, cross: every how many steps; 1 keeps nothing of that kind.
         window: timesteps, lowest and highest, strictly between which results are used again.
 
     Raises:
@@ -57,6 +59,28 @@ class Broadcast:
         """Whether a kind of attention is computed at a step of the run, counted from 0."""
         every: int = getattr(self, kind)
         return index % every == 0 or not self.window[0] < timestep < self.window[1]
+
+    def keeps(self, kind: str) -> bool:
+        """Whether results of a kind of attention may be used again."""
+        every: int = getattr(self, kind)
+        return every > 1
+
+    def kept_bytes(self, model: nn.Module, tokens: int, itemsize: int) -> int:
+        """Return the bytes of the results that a run keeps.
+
+        Args:
+            model: a LatteT2V or Latte.
+            tokens: of the whole batch of one call.
+            itemsize: bytes of a number.
+        """
+        if isinstance(model, LatteT2V):
+            kinds = [self.keeps(kind) for kind in (SPATIAL, TEMPORAL, CROSS)]
+            width = model.config.num_layers * model.config.hidden_size * sum(kinds)
+        else:  # of all attentions, one half looks within frames and the other along time
+            kinds = [self.keeps(kind) for kind in (SPATIAL, TEMPORAL)]
+            found = [one for one in model.modules() if isinstance(one, FusedAttention)]
+            width = sum(one.proj.in_features for one in found) * sum(kinds) // len(kinds)
+        return width * tokens * itemsize
 
 
 class AttentionBroadcast:
@@ -103,7 +127,8 @@ class AttentionBroadcast:
             if kept is not None:
                 return kept
             made = inner.attention(q, k, v, heads, mask=mask, **about)
-            if made.shape[0] % len(names) == 0:  # else it is made of less than the whole batch
+            # else it is made of less than the whole batch
+            if self._plan.keeps(kind) and made.shape[0] % len(names) == 0:
                 for name, part in zip(names, made.detach().chunk(len(names)), strict=True):
                     self._kept[kind, block, name] = part
             return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from ..errors import InvalidInputError
 from .guidance_cache import GuidancePlan
 from .pab import Broadcast
@@ -102,6 +104,10 @@ class CacheSettings:
         if self.guidance is not None:
             words.append("guidance")
         return ", ".join(words)
+
+    def kept_bytes(self, model: nn.Module, tokens: int, itemsize: int) -> int:
+        """Return the bytes that a run keeps, where that is much; see `Broadcast.kept_bytes`."""
+        return self.broadcast.kept_bytes(model, tokens, itemsize) if self.policy == PAB else 0
 
     @property
     def wants_schedules(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..lazy import names_from
 
 if TYPE_CHECKING:
-    from .estimate import Choice, PartSizes, choose_plan, free_bytes, stage_bytes
+    from .estimate import Choice, PartSizes, all_bytes, choose_plan, free_bytes, stage_bytes
     from .groups import block_groups
     from .loans import BlockStream, WholeLoan
     from .plan import (
@@ -38,6 +38,7 @@ __all__ = [
     "PartSizes",
     "Stages",
     "WholeLoan",
+    "all_bytes",
     "block_groups",
     "check_memory",
     "choose_plan",
@@ -49,7 +50,14 @@ __all__ = [
 __getattr__ = names_from(
     __name__,
     {
-        "estimate": ("Choice", "PartSizes", "choose_plan", "free_bytes", "stage_bytes"),
+        "estimate": (
+            "Choice",
+            "PartSizes",
+            "all_bytes",
+            "choose_plan",
+            "free_bytes",
+            "stage_bytes",
+        ),
         "groups": ("block_groups",),
         "loans": ("BlockStream", "WholeLoan"),
         "plan": (

@@ -36,6 +36,7 @@ class PartSizes:
         itemsize: bytes of a number.
         num_frames: of a video.
         height, frame_width: of a frame, in pixels.
+        kept: bytes that the cache of a run keeps, besides.
     """
 
     text: int
@@ -50,6 +51,7 @@ class PartSizes:
     num_frames: int
     height: int
     frame_width: int
+    kept: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +83,7 @@ def stage_bytes(plan: MemoryPlan, sizes: PartSizes) -> dict[str, int]:
     at_once = min(plan.feed_forward_rows or sizes.tokens, sizes.tokens)
     works = {
         "text": text + (0 if plan.text == CPU else TEXT_WORK),
-        "sampling": model + row * (TOKENS_ALIVE * sizes.tokens + INNER * at_once),
+        "sampling": model + row * (TOKENS_ALIVE * sizes.tokens + INNER * at_once) + sizes.kept,
         "decoding": sizes.vae + _decoding_bytes(plan, sizes),
     }
     places = {"text": plan.text, "sampling": plan.transformer, "decoding": plan.vae}
@@ -137,3 +139,9 @@ def free_bytes(device: torch.device) -> int | None:
     if not is_cuda(device):
         return None
     return int(torch.cuda.mem_get_info(device)[0])
+
+
+def all_bytes(device: torch.device) -> int | None:
+    """Return the bytes of a device that this process has or could have; None as `free_bytes`."""
+    free = free_bytes(device)
+    return None if free is None else free + int(torch.cuda.memory_reserved(device))

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ..errors import CorruptCheckpointError, UnknownArchitectureError
 from .four_bits import STORED_AS, FourBits
+
+Stored = TypeVar("Stored")
 
 FIRST_QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -28,8 +30,8 @@ UNUSED_ENDINGS = (".scale_input", ".input_scale", ".comfy_quant")
 UNUSED_NAMES = ("scaled_fp8", "spiece_model", "lm_head.weight", "logit_scale")
 
 
-def encoder_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's own tensors under T5's names, still as they are stored.
+def encoder_tensors(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return the encoder's own tensors, or what is said of them, under T5's names.
 
     A prefix in front of every name, as in all-in-one files, is removed; a decoder is left out, as
     it takes no part in encoding.

@@ -83,7 +83,7 @@ class TextEncoder:
                 which stay as they are.
             tokenizer: the tokenizer that belongs to them.
             config: shape; read from the weights when left out.
-            dtype: to run in. Left out: float32 on the CPU, elsewhere as stored, bfloat16 for fp8.
+            dtype: to run in. Left out: see `default_dtype`.
             device: to run on.
 
         Raises:
@@ -258,6 +258,11 @@ def _tell(tokens: TokenBatch) -> None:
         logger.warning(notice)
 
 
+def kept_in_float32(dtype: torch.dtype) -> tuple[str, ...]:
+    """Return how the names of weights end that are float32 in an encoder of a dtype."""
+    return KEPT_IN_FLOAT32 if dtype == torch.float16 else ()
+
+
 def default_dtype(tensors: Mapping[str, Tensor], device: torch.device | str) -> torch.dtype:
     """Return float32 for the CPU, which is slow in half precision, else what `usual_dtype` says.
 
@@ -315,7 +320,7 @@ def _build(
     with torch.device("meta"), WithoutNumbers():
         module: Any = T5EncoderModel(T5Config(**config.to_dict()))
     weights = {**weights, EMBEDDING_ALIAS: weights.get(EMBEDDING_ALIAS, weights[EMBEDDING])}
-    float32_names = KEPT_IN_FLOAT32 if dtype == torch.float16 else ()
+    float32_names = kept_in_float32(dtype)
     for name, stored in small.items():
         runs_in = torch.float32 if f"{name}{WEIGHT}".endswith(float32_names) else dtype
         _put_four_bits(module, name, stored, runs_in, device)

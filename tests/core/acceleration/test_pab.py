@@ -100,6 +100,30 @@ def test_reset_begins_a_run_that_knows_nothing() -> None:
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 
+def variant(number: int) -> Any:
+    return lambda: tiny_latte(variant=number)
+
+
+@pytest.mark.parametrize("build", [tiny_model, *map(variant, (1, 2, 3, 4))], ids=["text", *"1234"])
+@pytest.mark.parametrize(
+    "plan",
+    [Broadcast(), Broadcast(spatial=1, cross=1), Broadcast(temporal=1)],
+    ids=["all", "one", "two"],
+)
+def test_what_is_kept_is_what_is_reckoned(build: Any, plan: Broadcast) -> None:
+    model, inside = build(), 500.0
+    cache = AttentionBroadcast(plan, num_steps=50)
+    latents = noise().repeat(2, 1, 1, 1, 1)
+    if not hasattr(model.config, "caption_channels"):
+        side = model.config.input_size
+        latents = torch.zeros(2, 4, model.config.num_frames, side, side)
+    hooks = cache.hooks(Counted().hooks, timestep=inside, ids=NAMES)
+    call(model, NAMES, hooks)(latents, torch.tensor([inside]))
+    tokens = latents.numel() // 4 // model.config.patch_size**2
+    held = sum(one.nbytes for one in cache._kept.values())
+    assert 0 < held == plan.kept_bytes(model, tokens, 4)
+
+
 @pytest.mark.parametrize("wrong", [{"spatial": 0}, {"window": (800, 100)}])
 def test_a_plan_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):
