@@ -172,9 +172,7 @@ class Plans:
         Args:
             itemsize: bytes of a number.
         """
-        chunks = frame_chunks(self._clip.num_frames, self.now.chunk, self.now.context)
-        most = max(chunk.read[1] - chunk.read[0] for chunk in chunks)
-        return self._decoder.bytes_for(most * self._clip.area(self.now.tile), itemsize)
+        return self._decoder.bytes_for(self._most_cells(self.now), itemsize)
 
     def fit(self, itemsize: int, room: float | None) -> None:
         """Take the first plan that needs no more than `room` bytes, or the smallest there is.
@@ -184,7 +182,7 @@ class Plans:
             room: bytes that are free; None where nobody can say.
         """
         while room is not None and self.needed(itemsize) > room and self._take_smaller():
-            pass
+            pass  # until it fits or nothing smaller is left
 
     def run(self, work: Callable[[DecodePlan], Tensor], empty_cache: Callable[[], None]) -> Tensor:
         """Do the work by the plan; where memory runs out, again by the next smaller one.
@@ -203,9 +201,19 @@ class Plans:
         return result
 
     def _take_smaller(self) -> bool:
-        smaller = next(self._smaller, None)
-        self.now = self.now if smaller is None else smaller
-        return smaller is not None
+        """Go on to the next plan that needs less, if there is one."""
+        cells = self._most_cells(self.now)
+        for plan in self._smaller:
+            if self._most_cells(plan) < cells:
+                self.now = plan
+                return True
+        return False
+
+    def _most_cells(self, plan: DecodePlan) -> int:
+        """Return how many cells, of all frames, the largest call of a plan gets."""
+        chunks = frame_chunks(self._clip.num_frames, plan.chunk, plan.context)
+        most = max(chunk.read[1] - chunk.read[0] for chunk in chunks)
+        return most * self._clip.area(plan.tile)
 
 
 def _attempt(work: Callable[[DecodePlan], Tensor], plan: DecodePlan) -> Tensor | None:

@@ -16,7 +16,7 @@ SCRIPTS = (
     "compiled",
     "precision",
     *("class_native", "class_sampling", "class_border", "lora", "acceleration", "calibration"),
-    *("guidance", "accelerators", "shipped", "text_memory", "small_memory"),
+    *("guidance", "accelerators", "shipped", "text_memory", "small_memory", "decoding"),
 )
 
 pytestmark = [
