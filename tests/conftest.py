@@ -28,3 +28,4 @@ def register_package(name: str, folder: Path) -> None:
 
 register_package("latte_core", ROOT / "latte_core")
 register_package("latte_test_support", ROOT / "tests" / "support")
+register_package("latte_fake_cuda", ROOT / "tests" / "fake_cuda" / "tool")

@@ -1,0 +1,47 @@
+"""Launches and bytes of what runs on the card, by the rules of `benchmarks/op_count.py`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .tensors import FakeCuda, flat, is_card
+
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "op_count.py"
+NAME = "latte_fake_cuda_rules"
+
+
+@cache
+def rules() -> Any:
+    """Import the benchmark by file location."""
+    spec = importlib.util.spec_from_file_location(NAME, SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[NAME] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_counter() -> Any:
+    """Return a mode that counts the operators of the card; the host's own cost it nothing."""
+
+    class CardCounter(rules().OpCounter):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            is_on_card = any(isinstance(one, FakeCuda) for one in flat((args, kwargs)))
+            if is_on_card or is_card(kwargs.get("device")):
+                return super().__torch_dispatch__(func, types, args, kwargs)
+            return func(*args, **kwargs)
+
+    return CardCounter()
+
+
+def attention_as_one() -> Any:
+    """Return the mode that counts attention as one operator; for tensors without data."""
+    return rules().AttentionAsOneOp()
