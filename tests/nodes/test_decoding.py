@@ -52,6 +52,8 @@ class Host:
             device=torch.device("cpu"),
             output_device=torch.device("cpu"),
             vae_dtype=torch.bfloat16,
+            # ComfyUI's own figure, for one frame of an image VAE
+            memory_used_decode=lambda shape, dtype: 2178 * 64 * shape[2] * shape[3] * 2,
             process_output=lambda pixels: pixels.clamp(0, 1),
         )
 
@@ -81,7 +83,8 @@ class Host:
             },
             "comfy.utils": {
                 "ProgressBar": lambda total: SimpleNamespace(
-                    update_absolute=lambda done, total: self.told.append((done, total))
+                    update=lambda steps: None,
+                    update_absolute=lambda done, total: self.told.append((done, total)),
                 )
             },
         }
