@@ -211,7 +211,7 @@ class ClassPipeline(SpeedUps):
                 authors' script does.
             latents: (N, 4, F, h, w) start noise of unit variance, in place of the seed's.
             temporal_attention: off makes every frame a picture of its own.
-            decode_chunk: frames decoded at a time; by default the whole clip.
+            decode_chunk: frames decoded at a time; by default as the size of the clip plans it.
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.

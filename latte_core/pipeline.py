@@ -194,7 +194,7 @@ class Pipeline(SpeedUps):
             mask_feature: drop the padding of prompts, as the reference does for one prompt.
             temporal_attention: off makes every frame a picture of its own.
             vae: `temporal` (smooth in time) or `image` (frame by frame).
-            decode_chunk: frames decoded at a time; by default the whole clip.
+            decode_chunk: frames decoded at a time; by default as the size of the clip plans it.
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.

@@ -73,13 +73,13 @@ class LatteEmptyLatent:
 
 
 class LatteVAEDecode:
-    """Turns latents into frames, in chunks that do not depend on free memory."""
+    """Turns latents into frames, in pieces that do not depend on free memory."""
 
     CATEGORY = "Latte/latents"
     DESCRIPTION = (
-        "Turn latents into frames. With a temporal VAE the frames of a chunk are decoded "
-        "together; the result does not depend on free memory. Takes latents as a batch of frames "
-        "or as whole videos."
+        "Turn latents into frames. With a temporal VAE frames are decoded together, as many as the "
+        "size of the clip says; free memory changes nothing as long as it suffices. Takes latents "
+        "as a batch of frames or as whole videos."
     )
     SEARCH_ALIASES = ["latte decode", "vae decode", "latent to video", "frames", "decode video"]
     FUNCTION = "decode"
@@ -100,8 +100,10 @@ class LatteVAEDecode:
                         "default": 0,
                         "min": 0,
                         "max": MAX_FRAMES,
-                        "tooltip": "Frames decoded together: 0 is the whole clip and looks best, "
-                        "14 is what the authors used, fewer need less memory.",
+                        "tooltip": "Frames decoded together. 0: up to 16 frames at once, longer "
+                        "clips 14 at a time with 4 more on each side to look at. 14 is the "
+                        "authors' way; the length of the clip or more decodes it whole; fewer need "
+                        "less memory.",
                     },
                 ),
             }

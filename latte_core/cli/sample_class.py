@@ -21,7 +21,7 @@ from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
-from .sample_memory import memory_entry, tell_memory
+from .sample_memory import decode_entry, memory_entry, tell_memory
 from .sample_precision import precision_entry
 from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
 from .sample_text import either
@@ -116,6 +116,7 @@ class ClassMaker:
             **compile_entry(self._settings),
             **precision_entry(self._settings.precision, None),
             **memory_entry(self._settings.memory),
+            **decode_entry(self._settings.decode_chunk),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -144,6 +145,7 @@ class ClassMaker:
             eta=self._run.eta,
             seed=job.seed,
             temporal_attention=self._run.temporal_attention,
+            decode_chunk=self._settings.decode_chunk,
             callback=callback,
             cache=self._settings.cache,
         )

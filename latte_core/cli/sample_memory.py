@@ -1,4 +1,4 @@
-"""`--memory` and `--embedding-cache` of `sample`, and what is said of them."""
+"""`--memory`, `--embedding-cache` and `--decode-chunk` of `sample`, and what is said of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..memory import AUTO, MEMORY_CHOICES
 from ..text.names import IN_MEMORY, OFF, ON_DISK
+from ..types import MAX_FRAMES, check_integer
 
 if TYPE_CHECKING:
     from ..class_pipeline import ClassPipeline
@@ -32,6 +33,23 @@ def add_memory_options(parser: argparse.ArgumentParser) -> None:
         "folder, or off (default: for this command alone); the text encoder is not even loaded "
         "for prompts that are known",
     )
+    group.add_argument(
+        "--decode-chunk",
+        type=int,
+        metavar="FRAMES",
+        help="frames that the VAE decodes together: 14 is the authors' way, the length of the clip "
+        "decodes it whole (default: up to 16 frames whole; longer clips 14 at a time, with 4 more "
+        "on each side for a temporal VAE to look at)",
+    )
+
+
+def checked_chunk(chunk: int | None) -> int | None:
+    """Return what was given for `--decode-chunk`.
+
+    Raises:
+        InvalidInputError: if it is out of range.
+    """
+    return None if chunk is None else check_integer("--decode-chunk", chunk, 1, MAX_FRAMES)
 
 
 def embedding_choice(given: str | None) -> str:
@@ -42,6 +60,11 @@ def embedding_choice(given: str | None) -> str:
 def memory_entry(memory: str | None) -> Mapping[str, Any]:
     """Return what a recipe says of it: nothing unless a preset was asked for by name."""
     return {} if memory in (None, AUTO) else {"memory": memory}
+
+
+def decode_entry(chunk: int | None) -> Mapping[str, Any]:
+    """Return what a recipe says of it: nothing unless another number was asked for."""
+    return {} if chunk is None else {"decode_chunk": chunk}
 
 
 def tell_memory(pipeline: Pipeline | ClassPipeline, memory: str | None) -> None:

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from .. import __version__
 from ..video import (
+    FrameStream,
     Grid,
     bytes_from_frames,
     check_target,
-    enlarge,
-    frames_from_bytes,
+    enlarge_one_by_one,
     write_video,
 )
 from ..video.formats import format_for
@@ -44,8 +42,8 @@ class Output:
         frames, height, width = size
         check_target(target, frames, height * self.factor, width * self.factor, self.fps)
 
-    def write(self, target: Path, frames: Tensor, values: Mapping[str, Any]) -> None:
-        """Write finished frames, with `values` in the file's comment where it holds one."""
+    def write(self, target: Path, frames: FrameStream, values: Mapping[str, Any]) -> None:
+        """Write frames, with `values` in the file's comment where it holds one."""
         text = json.dumps({"latte": __version__, **values})
         write_video(
             target, frames, self.fps, metadata=text if format_for(target).holds_metadata else None
@@ -61,9 +59,9 @@ class FrameOutput(Output):
         load_pillow()
         check_target(target.with_name(f"{target.name}.png"), 1, *size[1:], self.fps)
 
-    def write(self, target: Path, frames: Tensor, values: Mapping[str, Any]) -> None:
-        """Write finished frames; what they show is listed beside them."""
-        write_frame_folder(target, bytes_from_frames(frames))
+    def write(self, target: Path, frames: FrameStream, values: Mapping[str, Any]) -> None:
+        """Write frames; what they show is listed beside them."""
+        write_frame_folder(target, (bytes_from_frames(one[None])[0] for one in frames.checked()))
 
 
 def write_files(maker: Maker, jobs: Sequence[Job], targets: Sequence[Path], output: Output) -> None:
@@ -91,8 +89,7 @@ def write_grid(
     grid = Grid.of(len(jobs), columns)
     size = grid.size(height * output.factor, width * output.factor)
     check_target(target, frames, *size, output.fps)
-    made = [bytes_from_frames(make(maker, job, output)) for job in jobs]
-    joined = frames_from_bytes(grid.join(made))
+    joined = grid.join_one_by_one([make(maker, job, output) for job in jobs])
     described = [maker.describe(job) for job in jobs]
     output.write(target, joined, {**maker.recipe, "columns": grid.columns, "videos": described})
     say_written(target, joined, output)
@@ -107,17 +104,17 @@ def numbered(target: Path, count: int) -> list[Path]:
     ]
 
 
-def say_written(target: Path, frames: Tensor, output: Output) -> None:
+def say_written(target: Path, frames: FrameStream, output: Output) -> None:
     """Print what was written."""
-    count, height, width = frames.shape[:3]
+    count = frames.num_frames
     what = "picture" if count == 1 else f"{count} frames at {output.fps:g} per second"
-    print(f"Wrote {target}: {what}, {width} x {height} pixels.")
+    print(f"Wrote {target}: {what}, {frames.width} x {frames.height} pixels.")
 
 
-def make(maker: Maker, job: Job, output: Output) -> Tensor:
-    """Make one video, show its progress, and enlarge it."""
+def make(maker: Maker, job: Job, output: Output) -> FrameStream:
+    """Make one video, show its progress, and have its frames enlarged while they are written."""
     with _progress(maker.title(job)) as progress:
-        return enlarge(maker.make(job, progress), output.factor)
+        return enlarge_one_by_one(maker.make(job, progress), output.factor)
 
 
 @contextmanager

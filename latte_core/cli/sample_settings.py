@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidInputError
 from .sample_cache import cache_of
 from .sample_lora import lora_of
+from .sample_memory import checked_chunk
 
 if TYPE_CHECKING:
     from ..acceleration.settings import CacheSettings
@@ -40,7 +41,8 @@ class Settings:
         num: how many videos.
         num_for_folder: how many if a folder is to be filled and `num` is left out.
         steps: a number, or a step string.
-        guidance, sampler, eta, frames, height, width, fps, temporal_attention: as the options.
+        guidance, sampler, eta, frames, height, width, fps, temporal_attention, decode_chunk: as
+            the options.
         half: run in float16 on an accelerator, as the authors do.
         compiled, cuda_graph, kernels, fuse_qkv: how to run the same computation faster.
         cache: how to compute less of each run.
@@ -71,6 +73,7 @@ class Settings:
     width: int | None = None
     fps: float | None = None
     temporal_attention: bool | None = None
+    decode_chunk: int | None = None
     half: bool | None = None
     compiled: bool | None = None
     cuda_graph: bool | None = None
@@ -135,6 +138,7 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
         width=arguments.width,
         fps=arguments.fps,
         temporal_attention=arguments.temporal_attention,
+        decode_chunk=checked_chunk(arguments.decode_chunk),
         compiled=arguments.compile,
         cuda_graph=arguments.cuda_graph,
         kernels=arguments.kernels,

@@ -20,7 +20,7 @@ from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job
 from .sample_lora import loras_entry, merge_loras
-from .sample_memory import embedding_choice, memory_entry, tell_memory
+from .sample_memory import decode_entry, embedding_choice, memory_entry, tell_memory
 from .sample_precision import precision_entry
 from .sample_settings import Settings
 
@@ -98,6 +98,7 @@ class TextMaker:
             **compile_entry(self._settings),
             **precision_entry(self._settings.precision, self._settings.text_precision),
             **memory_entry(self._settings.memory),
+            **decode_entry(self._settings.decode_chunk),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -121,6 +122,7 @@ class TextMaker:
             eta=recipe.eta,
             temporal_attention=recipe.temporal_attention,
             vae=recipe.vae,
+            decode_chunk=self._settings.decode_chunk,
             callback=callback,
             cache=self._settings.cache,
         )

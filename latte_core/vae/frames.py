@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ from .pieces import (
     CELLS_AT_ONCE,
     ClipSize,
     Decoder,
-    first_that_fits,
+    Plans,
     free_bytes,
     free_cached_memory,
     plan_by_size,
 )
-from .tiling import DecodePlan, count_pieces, decode_in_pieces, smaller_plans
+from .tiling import DecodePlan, count_pieces, decode_in_pieces
 
 logger = logging.getLogger("latte")
 
@@ -266,40 +265,20 @@ class VideoVAE:
         self, latents: Tensor, clip: ClipSize, first_plan: DecodePlan, progress: Progress
     ) -> Tensor:
         """Decode all videos with the first plan that fits into memory."""
-        batch, sides = len(latents), (clip.num_frames, clip.height, clip.width)
-        smaller = smaller_plans(first_plan, *sides, is_temporal=self.is_temporal)
-        plans, room = chain([first_plan], smaller), free_bytes(self.device)
-        plan = first_that_fits(plans, clip, self._decoder, self.dtype.itemsize, room)
+        plans = Plans(first_plan, clip, self._decoder)
+        plans.fit(self.dtype.itemsize, free_bytes(self.device))
         videos = list[Tensor]()
-        while len(videos) < batch:
-            pieces = count_pieces(plan, *sides)
-            progress.restart(len(videos) * pieces, batch * pieces)
-            latent_frames = rearrange(latents[len(videos)], "c f h w -> f c h w")
-            frames = self._try_decode(latent_frames, plan, progress)
-            if frames is not None:
-                videos.append(frames)
-                continue
-            # Outside the except block: what the failed call held is free here.
-            free_cached_memory()
-            next_plan = next(plans, None)
-            if next_plan is None:  # nothing smaller is left: let the error reach the caller
-                videos.append(self._decode_video(latent_frames, plan, progress))
-            else:
-                plan = next_plan
-        if plan != first_plan:
-            _tell_smaller_plan(plan, self.config.compression)
-        return torch.stack(videos)
+        for latent_frames in rearrange(latents, "b c f h w -> b f c h w"):
 
-    def _try_decode(
-        self, latent_frames: Tensor, plan: DecodePlan, progress: Progress
-    ) -> Tensor | None:
-        """Return the frames, or None if memory ran out."""
-        try:
-            return self._decode_video(latent_frames, plan, progress)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+            def decode(plan: DecodePlan, given: Tensor = latent_frames) -> Tensor:
+                pieces = count_pieces(plan, clip.num_frames, clip.height, clip.width)
+                progress.restart(len(videos) * pieces, len(latents) * pieces)
+                return self._decode_video(given, plan, progress)
+
+            videos.append(plans.run(decode, free_cached_memory))
+        if plans.is_smaller:
+            _tell_smaller_plan(plans.now, self.config.compression)
+        return torch.stack(videos)
 
     def _decode_video(self, latent_frames: Tensor, plan: DecodePlan, progress: Progress) -> Tensor:
         """Decode (F, 4, h, w) to (F, H, W, 3)."""

@@ -7,13 +7,14 @@ alone, and a smaller one is taken only where memory would run out, with a notice
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .tiling import SMALLEST_TILE, DecodePlan, frame_chunks
+from ..devices import is_cuda, is_out_of_memory
+from .tiling import SMALLEST_TILE, DecodePlan, frame_chunks, smaller_plans
 
 WHOLE_CLIP = 16  # frames that a temporal decoder gets at once: what Latte is trained on
 PIECE, CONTEXT = 14, 4  # frames kept of a longer clip, and read on each side of them
@@ -145,32 +146,84 @@ def _plan_in_context(clip: ClipSize, decoder: Decoder, tile: int | None) -> Deco
         tile = clip.smaller_tile(tile)
 
 
-def plan_bytes(plan: DecodePlan, clip: ClipSize, decoder: Decoder, itemsize: int) -> int:
-    """Return what the largest call of a plan needs beside the weights."""
-    chunks = frame_chunks(clip.num_frames, plan.chunk, plan.context)
-    most = max(chunk.read[1] - chunk.read[0] for chunk in chunks)
-    return decoder.bytes_for(most * clip.area(plan.tile), itemsize)
-
-
-def first_that_fits(
-    plans: Iterable[DecodePlan], clip: ClipSize, decoder: Decoder, itemsize: int, room: float | None
-) -> DecodePlan:
-    """Return the first plan that needs no more than `room` bytes, or the last.
+class Plans:
+    """The plan that a run works by, and the smaller ones behind it.
 
     Args:
-        plans: at least one, each smaller than the one before; what is left of an iterator is what
-            comes after the one returned.
-        clip: one video.
+        first: made by `plan_by_size`.
+        clip: one video of the run.
         decoder: what decodes it.
-        itemsize: bytes of a number.
-        room: bytes that are free; None where nobody can say.
     """
-    plan: DecodePlan | None = None
-    for plan in plans:
-        if room is None or plan_bytes(plan, clip, decoder, itemsize) <= room:
-            break
-    assert plan is not None
-    return plan
+
+    def __init__(self, first: DecodePlan, clip: ClipSize, decoder: Decoder) -> None:
+        self.first = self.now = first
+        self._clip, self._decoder = clip, decoder
+        sides = (clip.num_frames, clip.height, clip.width)
+        self._smaller = smaller_plans(first, *sides, is_temporal=decoder.is_temporal)
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether memory has made the plan smaller, which has to be said."""
+        return self.now != self.first
+
+    def needed(self, itemsize: int) -> int:
+        """Return the bytes that the largest call of the plan needs beside the weights.
+
+        Args:
+            itemsize: bytes of a number.
+        """
+        return self._decoder.bytes_for(self._most_cells(self.now), itemsize)
+
+    def fit(self, itemsize: int, room: float | None) -> None:
+        """Take the first plan that needs no more than `room` bytes, or the smallest there is.
+
+        Args:
+            itemsize: bytes of a number.
+            room: bytes that are free; None where nobody can say.
+        """
+        while room is not None and self.needed(itemsize) > room and self._take_smaller():
+            pass  # until it fits or nothing smaller is left
+
+    def run(self, work: Callable[[DecodePlan], Tensor], empty_cache: Callable[[], None]) -> Tensor:
+        """Do the work by the plan; where memory runs out, again by the next smaller one.
+
+        The error reaches the caller if nothing smaller is left.
+
+        Args:
+            work: called with a plan.
+            empty_cache: gives back what a failed call held.
+        """
+        while (result := _attempt(work, self.now)) is None:
+            # Outside the except block: what the failed call held is free here.
+            empty_cache()
+            if not self._take_smaller():
+                return work(self.now)
+        return result
+
+    def _take_smaller(self) -> bool:
+        """Go on to the next plan that needs less, if there is one."""
+        cells = self._most_cells(self.now)
+        for plan in self._smaller:
+            if self._most_cells(plan) < cells:
+                self.now = plan
+                return True
+        return False
+
+    def _most_cells(self, plan: DecodePlan) -> int:
+        """Return how many cells, of all frames, the largest call of a plan gets."""
+        chunks = frame_chunks(self._clip.num_frames, plan.chunk, plan.context)
+        most = max(chunk.read[1] - chunk.read[0] for chunk in chunks)
+        return most * self._clip.area(plan.tile)
+
+
+def _attempt(work: Callable[[DecodePlan], Tensor], plan: DecodePlan) -> Tensor | None:
+    """Return the result, or None if memory ran out."""
+    try:
+        return work(plan)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -178,7 +231,7 @@ def free_bytes(device: torch.device) -> int | None:
 
     What torch keeps without using it counts as free.
     """
-    if device.type in ("cpu", "mps", "meta") or not torch.cuda.is_available():
+    if not is_cuda(device):
         return None
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + kept

@@ -8,17 +8,25 @@ from ..lazy import names_from
 
 if TYPE_CHECKING:
     from .formats import load_formats
-    from .frames import bytes_from_frames, enlarge, frames_from_bytes
+    from .frames import (
+        FrameStream,
+        bytes_from_frames,
+        enlarge,
+        enlarge_one_by_one,
+        frames_from_bytes,
+    )
     from .grid import Grid
     from .reader import VideoFile, read_video
     from .writer import check_target, write_image, write_video
 
 __all__ = [
+    "FrameStream",
     "Grid",
     "VideoFile",
     "bytes_from_frames",
     "check_target",
     "enlarge",
+    "enlarge_one_by_one",
     "frames_from_bytes",
     "load_formats",
     "read_video",
@@ -30,7 +38,13 @@ __getattr__ = names_from(
     __name__,
     {
         "formats": ("load_formats",),
-        "frames": ("bytes_from_frames", "enlarge", "frames_from_bytes"),
+        "frames": (
+            "FrameStream",
+            "bytes_from_frames",
+            "enlarge",
+            "enlarge_one_by_one",
+            "frames_from_bytes",
+        ),
         "grid": ("Grid",),
         "reader": ("VideoFile", "read_video"),
         "writer": ("check_target", "write_image", "write_video"),

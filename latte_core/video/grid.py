@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError
 from ..types import check_integer
+from .frames import FrameStream
 
 GAP = 2  # black pixels between videos
 MAX_COLUMNS = 1000
@@ -65,3 +66,18 @@ class Grid:
             left = place % self.columns * (width + GAP)
             grid[:, top : top + height, left : left + width] = video
         return grid
+
+    def join_one_by_one(self, videos: Sequence[FrameStream]) -> FrameStream:
+        """Return what `join` does, each frame when it is asked for.
+
+        Args:
+            videos: of one size, as many as there are places at most.
+        """
+        height, width = self.size(videos[0].height, videos[0].width)
+        together = zip(*(video.frames for video in videos), strict=True)
+        return FrameStream(
+            num_frames=videos[0].num_frames,
+            height=height,
+            width=width,
+            frames=(self.join([frame[None] for frame in frames])[0] for frames in together),
+        )

@@ -14,7 +14,7 @@ from ..errors import LatteError, VideoWriteError
 from ..files import atomic_write
 from .ffmpeg import has_encoder, run_encoder
 from .formats import FrameRate, VideoFormat, format_for, load_formats
-from .frames import bytes_from_frames, check_frames
+from .frames import FrameStream, bytes_from_frames, check_frames
 
 DEFAULT_FPS = 8
 MAX_METADATA = 16384  # characters; a command line on Windows holds 32767
@@ -22,14 +22,18 @@ LIKELY_COMPRESSION = 4  # encoded clips need at most about a quarter of their ra
 
 
 def write_video(
-    path: str | Path, frames: Tensor, fps: FrameRate = DEFAULT_FPS, *, metadata: str | None = None
+    path: str | Path,
+    frames: Tensor | FrameStream,
+    fps: FrameRate = DEFAULT_FPS,
+    *,
+    metadata: str | None = None,
 ) -> Path:
     """Write a video; the extension chooses the format of `formats.json`.
 
     Args:
         path: file to write; missing folders are made, an older file is replaced when the new one
             is whole and untouched otherwise.
-        frames: (F, H, W, 3) float in [0, 1]; values outside are clamped.
+        frames: (F, H, W, 3) float in [0, 1], or a stream of them; values outside are clamped.
         fps: frames per second; stored to a thousandth.
         metadata: text for the file's comment, where the format holds one.
 
@@ -43,16 +47,16 @@ def write_video(
         VideoWriteError: if the file could not be written whole.
     """
     target = Path(path)
-    num_frames, height, width = check_frames(frames).shape[:3]
-    chosen, rate = check_target(target, num_frames, height, width, fps)
+    stream = frames if isinstance(frames, FrameStream) else FrameStream.of(check_frames(frames))
+    chosen, rate = check_target(target, stream.num_frames, stream.height, stream.width, fps)
     comment = _comment_arguments(chosen, metadata)
     try:
         with atomic_write(target) as partial:
-            _encode(partial, target, frames, chosen, rate, comment)
+            _encode(partial, target, stream, chosen, rate, comment)
     except LatteError:
         raise
     except OSError as error:
-        raise VideoWriteError(_failure(target, chosen, frames, str(error))) from error
+        raise VideoWriteError(_failure(target, chosen, stream, str(error))) from error
     return target
 
 
@@ -99,27 +103,26 @@ def check_target(
 def _encode(
     partial: Path,
     target: Path,
-    frames: Tensor,
+    stream: FrameStream,
     chosen: VideoFormat,
     rate: Fraction,
     comment: list[str],
 ) -> None:
-    height, width = frames.shape[1:3]
     arguments = [
-        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{stream.width}x{stream.height}"),
         *("-framerate", f"{rate.numerator}/{rate.denominator}", "-i", "pipe:0"),
         *("-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", *comment),
         *chosen.arguments,
         f"file:{partial.resolve()}",
     ]
-    code, said = run_encoder(arguments, _raw_frames(frames))
+    code, said = run_encoder(arguments, _raw_frames(stream))
     if code != 0 or not partial.is_file() or partial.stat().st_size == 0:
         said = said or f"the encoder ended with code {code}"
-        raise VideoWriteError(_failure(target, chosen, frames, said))
+        raise VideoWriteError(_failure(target, chosen, stream, said))
 
 
-def _raw_frames(frames: Tensor) -> Iterator[bytes]:
-    for frame in frames:
+def _raw_frames(stream: FrameStream) -> Iterator[bytes]:
+    for frame in stream.checked():
         yield bytes_from_frames(frame[None]).contiguous().numpy().tobytes()
 
 
@@ -138,9 +141,9 @@ def _comment_arguments(chosen: VideoFormat, metadata: str | None) -> list[str]:
     return ["-metadata", f"comment={safe}"]
 
 
-def _failure(target: Path, chosen: VideoFormat, frames: Tensor, said: str) -> str:
+def _failure(target: Path, chosen: VideoFormat, stream: FrameStream, said: str) -> str:
     """Say why a file could not be written: a full disk, a missing encoder, or ffmpeg's words."""
-    needed = frames.numel() // LIKELY_COMPRESSION
+    needed = stream.num_frames * stream.height * stream.width * 3 // LIKELY_COMPRESSION
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         return (

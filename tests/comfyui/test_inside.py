@@ -24,7 +24,7 @@ SCRIPTS = (
         "acceleration",
         "calibration",
     ),
-    *("guidance", "accelerators", "shipped", "text_memory", "small_memory"),
+    *("guidance", "accelerators", "shipped", "text_memory", "small_memory", "decoding"),
 )
 
 pytestmark = [

@@ -10,6 +10,7 @@ import class_border
 import class_native
 import class_sampling
 import compiled
+import decoding
 import guidance
 import launches
 import lora
@@ -28,6 +29,6 @@ MODULES = (
     compiled,
     precision,
     *(class_native, class_sampling, class_border, lora, launches, acceleration, calibration),
-    *(guidance, accelerators, shipped, text_memory, small_memory),
+    *(guidance, accelerators, shipped, text_memory, small_memory, decoding),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})

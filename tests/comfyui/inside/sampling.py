@@ -184,28 +184,6 @@ def check_out_of_memory_keeps_its_type(stage: Stage) -> None:
     expect_error("OutOfMemoryError", ["no memory"], lambda: stage.latte_sampler(model))
 
 
-def check_decoding_survives_lack_of_memory(stage: Stage) -> None:
-    latents = torch.randn(6, 4, 8, 8)
-    decode = stage.part("nodes.host.decode")
-    original = stage.vae.first_stage_model.decode
-    sizes: list[int] = []
-
-    def small_only(chunk: torch.Tensor, **options: Any) -> torch.Tensor:
-        sizes.append(len(chunk))
-        if len(chunk) > 3:
-            raise torch.OutOfMemoryError("no memory")
-        return original(chunk, **options)
-
-    stage.vae.first_stage_model.decode = small_only
-    try:
-        frames = decode.decode_clips(stage.vae, latents.movedim(0, 1)[None], 0)
-    finally:
-        del stage.vae.first_stage_model.decode
-    whole = decode.decode_clips(stage.vae, latents.movedim(0, 1)[None], 3)
-    expect(sizes == [6, 3, 3], sizes)
-    expect(torch.equal(frames, whole))
-
-
 def check_nodes_leave_their_inputs_alone(stage: Stage) -> None:
     latent = {"samples": torch.randn(4, 4, 8, 8), "noise_mask": torch.ones(4, 64, 64)}
     conds = (stage.positive, stage.negative)

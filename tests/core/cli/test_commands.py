@@ -82,6 +82,24 @@ def test_sample_writes_what_the_library_makes(folder: Path, tmp_path: Path) -> N
     assert (read_video(path).frames - expected).abs().max() <= 0.5 / 255 + 1e-6
 
 
+def test_frames_decoded_together_are_the_librarys_and_stored_where_asked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files: list[bytes] = []
+    for chunk in ([], ["--decode-chunk", "1"], ["--decode-chunk", "2"]):
+        path = tmp_path / "clip.gif"
+        assert sample(folder, "--prompt", PROMPT, "--output", path, *chunk) == 0
+        files.append(path.read_bytes())
+    assert files[0] == files[2] != files[1]
+
+    path = tmp_path / "clip.mp4"
+    assert sample(folder, "--prompt", PROMPT, "--output", path, "--decode-chunk", "14") == 0
+    assert b'"decode_chunk": 14' in path.read_bytes()
+
+    assert sample(folder, "--prompt", PROMPT, "--output", path, "--decode-chunk", "0") == 2
+    assert "--decode-chunk is 0" in only_error(capsys.readouterr())
+
+
 def test_frame_rate_and_recipe_are_stored_in_the_file(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     assert sample(folder, "--prompt", PROMPT, "--output", path, "--fps", "12.5") == 0

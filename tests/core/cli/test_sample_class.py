@@ -106,6 +106,12 @@ def test_several_videos_are_numbered_and_each_as_if_made_alone(
         assert alone.read_bytes() == (tmp_path / f"{name}.gif").read_bytes()
 
 
+def test_frames_decoded_together_are_stored_where_asked_for(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    assert sample(folder, "--class", "1", "--decode-chunk", "1", "--output", path) == 0
+    assert recipe_in(path)["decode_chunk"] == 1
+
+
 def test_grid_shows_every_video_in_its_place(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "grid.mp4"
     options = ["--upscale", "2", "--seed", "4"]

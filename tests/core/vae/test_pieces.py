@@ -18,9 +18,8 @@ from latte_core.vae.pieces import (
     MAX_NUMBERS,
     ClipSize,
     Decoder,
-    first_that_fits,
+    Plans,
     plan_by_size,
-    plan_bytes,
 )
 from latte_core.vae.tiling import DecodePlan, frame_chunks, smaller_plans
 
@@ -229,15 +228,35 @@ def test_memory_that_suffices_changes_no_bit(
     assert torch.equal(vaes[temporal].decode(latents), expected)
 
 
-def test_the_last_plan_is_tried_where_none_fits() -> None:
-    clip = clip_of(16)
-    plans = [
-        DecodePlan(chunk=16),
-        *smaller_plans(DecodePlan(chunk=16), 16, 64, 64, is_temporal=True),
-    ]
+def test_the_smallest_plan_is_tried_where_none_fits() -> None:
+    clip, first = clip_of(16), DecodePlan(chunk=16)
+    smaller = list(smaller_plans(first, 16, 64, 64, is_temporal=True))
+    tried: list[DecodePlan] = []
+    plans = Plans(first, clip, TEMPORAL)
+    assert plans.needed(2) == 2**33  # 8,192 MiB, as traced for 16 frames of 512 x 512
 
-    assert first_that_fits(plans, clip, TEMPORAL, 2, 0) == plans[-1]
-    assert first_that_fits(plans, clip, TEMPORAL, 2, None) == plans[0]
-    needed = [plan_bytes(plan, clip, TEMPORAL, 2) for plan in plans]
-    assert needed[0] == 2**33  # 8,192 MiB, as traced for 16 frames of 512 x 512
+    plans.fit(2, None)
+    assert plans.now == first and not plans.is_smaller
+    plans.fit(2, 0)
+    with pytest.raises(MemoryError):
+        plans.run(lambda plan: fail(plan, tried), lambda: None)
+
+    assert plans.is_smaller
+    assert tried == [smaller[-1]] * 2
+
+
+def test_each_plan_needs_less_than_the_one_before() -> None:
+    plans = Plans(DecodePlan(chunk=14, context=4), clip_of(64), TEMPORAL)
+    needed = [plans.needed(2)]
+
+    for share in (0.9, 0.5, 0.3, 0.1, 0.01):
+        plans.fit(2, share * needed[0])
+        needed.append(plans.needed(2))
+        assert needed[-1] <= share * needed[0]
+
     assert needed == sorted(needed, reverse=True)
+
+
+def fail(plan: DecodePlan, tried: list[DecodePlan]) -> torch.Tensor:
+    tried.append(plan)
+    raise MemoryError

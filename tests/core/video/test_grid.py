@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from latte_core.errors import InvalidInputError
-from latte_core.video import Grid
+from latte_core.video import Grid, enlarge, enlarge_one_by_one
 
 
 @given(st.integers(1, 40), st.none() | st.integers(1, 50))
@@ -44,3 +44,14 @@ def test_videos_of_other_sizes_or_too_many_are_refused() -> None:
         Grid.of(2).join([video] * 3)
     with pytest.raises(InvalidInputError, match="columns"):
         Grid.of(2, 0)
+
+
+def test_streams_join_to_the_same_frames() -> None:
+    videos = [torch.rand(3, 4, 6, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
+    grid = Grid.of(5, 3)
+
+    stream = grid.join_one_by_one([enlarge_one_by_one(video, 2) for video in videos])
+
+    assert (stream.num_frames, stream.height, stream.width) == (3, *grid.size(8, 12))
+    joined = grid.join([enlarge(video, 2) for video in videos])
+    assert torch.equal(torch.stack(list(stream.checked())), joined)
