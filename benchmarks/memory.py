@@ -167,16 +167,22 @@ def host_hooks() -> Any:
     return attention.BlockHooks(attention=attend)
 
 
-def trace_ours(case: Case, *, chunked: bool = False, hosted: bool = False) -> int:
+def trace_ours(
+    case: Case, *, chunked: bool = False, hosted: bool = False, kernels: bool = False
+) -> int:
     """Trace our text-to-video class.
 
     Args:
         case: the size.
         chunked: the feed-forward layers work in eight parts.
         hosted: as ComfyUI calls it; else as our pipeline does.
+        kernels: with our fused kernels.
     """
     with torch.device("meta"):
         model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
+    if kernels:
+        choice = import_core("kernels.choice")
+        model.kernels = choice.KernelSet(choice.KernelUse.ALWAYS)
     if chunked:
         import_core("model.layers").set_feed_forward_rows(model, case.rows // CHUNKS)
     latents, context = case.latents(), text(case.batch)
@@ -247,6 +253,10 @@ def trace_all() -> dict[str, Any]:
         "diffusers": trace_diffusers,
         "ours": trace_ours,
         "ours, feed-forward in 8 parts": lambda case: trace_ours(case, chunked=True),
+        "ours, fused kernels": lambda case: trace_ours(case, kernels=True),
+        "ours, fused kernels, feed-forward in 8 parts": lambda case: trace_ours(
+            case, kernels=True, chunked=True
+        ),
         "ours in ComfyUI": lambda case: trace_ours(case, hosted=True),
         "ours in ComfyUI, feed-forward in 8 parts": lambda case: trace_ours(
             case, hosted=True, chunked=True

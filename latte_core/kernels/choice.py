@@ -9,17 +9,19 @@ from __future__ import annotations
 import subprocess
 import warnings
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from importlib.util import find_spec
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import MissingDependencyError
 from . import ops
-from .timing import Timer, device_time, fastest
+from .backends import Backends
+from .timing import Timer, device_time, fastest, sample
 
 MAX_WIDTH = 8192  # of tokens: a norm's program keeps whole rows in registers
 MAX_HEAD_WIDTH = 128
@@ -29,6 +31,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+WeightsOf = Callable[[nn.Module, Tensor], AbstractContextManager[tuple[Tensor, Tensor] | None]]
+"""Lends weight and bias of a linear layer about to be applied to tokens, or None."""
 
 
 class KernelUse(Enum):
@@ -60,11 +65,19 @@ class KernelSet:
     Args:
         use: when kernels are used at all.
         timer: measures a call on the device of its arguments.
+        weights_of: lends kernels the weights of a layer; a host has its own way to them.
     """
 
-    def __init__(self, use: KernelUse = KernelUse.AUTO, timer: Timer = device_time) -> None:
+    def __init__(
+        self,
+        use: KernelUse = KernelUse.AUTO,
+        timer: Timer = device_time,
+        weights_of: WeightsOf | None = None,
+    ) -> None:
         self.use = use
         self.timer = timer
+        self.weights_of = weights_of or own_weights
+        self.backends = Backends()
         self.choices: dict[Hashable, int] = {}
         self.is_able: dict[torch.device, bool] = {}
 
@@ -108,9 +121,10 @@ class KernelSet:
         """Return the place of the fastest kernel; -1 for torch, also where none can be built."""
         from triton.errors import TritonError  # pyright: ignore
 
+        expected = sample(calls[0]())  # its errors are torch's own
         try:
             with ops.on_device_of(tokens):
-                return fastest(calls[0], calls[1:], self.timer)
+                return fastest(calls[0], calls[1:], expected, self.timer)
         except torch.OutOfMemoryError:
             raise
         except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
@@ -124,11 +138,29 @@ class KernelSet:
             return -1
 
     def _can_run(self, device: torch.device) -> bool:
-        """Whether Triton is installed and knows a device, found out once."""
+        """Whether Triton imports and knows a device, found out once."""
         if device not in self.is_able:
             is_known = torch.cuda.get_device_capability(device) >= OLDEST
-            self.is_able[device] = is_known and find_spec("triton") is not None
+            self.is_able[device] = is_known and has_triton()
         return self.is_able[device]
+
+
+def has_triton() -> bool:
+    """Whether Triton imports; one that is installed and does not is told."""
+    try:
+        ops.programs()
+    except MissingDependencyError as error:
+        cause = error.__cause__
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "triton":
+            return False
+        warnings.warn(
+            f"Triton is installed but does not import ({type(cause).__name__}: {cause}). Torch's "
+            "own operators are used: nothing is wrong but the speed. Install a Triton that is made "
+            "for this version of torch, or remove it.",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def key_of(value: Any) -> Hashable:
@@ -209,19 +241,30 @@ def can_span_frames(num_frames: int, head_width: int) -> bool:
     return num_frames <= MAX_FRAMES and head_width <= MAX_HEAD_WIDTH
 
 
-def is_plain_linear(layer: Any) -> bool:
-    """Whether a layer is torch's own with a bias and with plain weights, watched by nobody.
+def is_plain_linear(layer: Any, kinds: tuple[type[nn.Module], ...] = (nn.Linear,)) -> bool:
+    """Whether a layer is of a kind with a bias and with plain weights, watched by nobody.
 
     Layers that a host made, or that have an adapter, may cast, patch or fetch their weights when
     they are called, so kernels that read weights leave those alone.
+
+    Args:
+        layer: any.
+        kinds: classes whose call is a product with `weight` and `bias` and no more.
     """
-    if type(layer) is not nn.Linear:
+    if type(layer) not in kinds:
         return False
-    layer = cast("Any", layer)
     is_watched = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-    if is_watched or layer.bias is None:
+    if is_watched or layer.weight is None or layer.bias is None:
         return False
     return all(type(one.data) is Tensor for one in (layer.weight, layer.bias))
+
+
+def own_weights(
+    layer: nn.Module, tokens: Tensor
+) -> AbstractContextManager[tuple[Tensor, Tensor] | None]:
+    """Lend the weights of a plain layer of torch; the usual `WeightsOf`."""
+    given: Any = layer
+    return nullcontext((given.weight, given.bias) if is_plain_linear(layer) else None)
 
 
 MODULATED_NORM = Kernel(name="norm", ways=(ops.MODULATED_NORM,), fits=fits_modulated_norm)

@@ -31,14 +31,16 @@ def programs() -> Any:
     """Import the programs.
 
     Raises:
-        MissingDependencyError: if there is no Triton.
+        MissingDependencyError: if there is no Triton, or one that does not import.
     """
     try:
         from . import programs as found
-    except ImportError as error:
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        # a library that is missing or of another version, said in one way or another
         raise MissingDependencyError(
-            "A fused kernel was called, but Triton is not installed or does not import. Run "
-            '"pip install triton" (Linux), or leave kernels to their automatic choice.'
+            "A fused kernel was called, but Triton is not installed or does not import "
+            f'({type(error).__name__}: {error}). Run "pip install triton" (Linux), or leave '
+            "kernels to their automatic choice."
         ) from error
     return found
 

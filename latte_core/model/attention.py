@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.backends import Backends
+from ..kernels.choice import KernelSet
+
+TEMPORAL = "temporal"  # kind of attention, among "spatial" and "cross"
 MAX_HEADS = 65535  # of one attention call: CUDA kernels count heads on an axis of this length
 
 
@@ -18,7 +23,9 @@ class AttentionFn(Protocol):
 
     `q` is (B, N, D), `k` and `v` are (B, M, D), `mask` is None or an additive bias that broadcasts
     to (B, N, M); the result is (B, N, D). Keywords `kind` ("spatial", "cross" or "temporal") and
-    `block_index` say who calls.
+    `block_index` say who calls. One with a true attribute `leaves_frames` computes what torch's
+    does and watches nothing: the model attends across frames in its own way then, which spares two
+    copies of all tokens.
     """
 
     def __call__(
@@ -39,13 +46,30 @@ AttentionOutputHook = Callable[[int, int, Tensor], Tensor]
 """(index, heads, spatial self-attention output (B*F, S, D) before its projection) -> the same."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attend with torch's fused kernel: (B, rows, N, D/N) each -> (B, rows of `q`, D)."""
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None = None,
+    *,
+    backends: Backends | None = None,
+    across_frames: bool = False,
+) -> Tensor:
+    """Attend with torch's fused kernel: (B, rows, N, D/N) each -> (B, rows of `q`, D).
+
+    Args:
+        q, k, v, bias: queries, keys, values and what is added to the scores.
+        backends: of the model, which knows the kernels that failed.
+        across_frames: whether the rows are the frames at a place.
+    """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B N rows D/N
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+    attended = (backends or Backends()).attend(q, k, v, bias, across_frames=across_frames)
+    return attended.transpose(1, 2).flatten(2)
 
 
-def attend_across_frames(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
+def attend_across_frames(
+    q: Tensor, k: Tensor, v: Tensor, num_frames: int, backends: Backends | None = None
+) -> Tensor:
     """Attend across the frames at each place, in the order the tokens have.
 
     A place and a head are one axis to the kernel, so that it reads the tokens where they are.
@@ -53,18 +77,20 @@ def attend_across_frames(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Te
     Args:
         q, k, v: (B, F*S, N, D/N), frames outermost.
         num_frames: F.
+        backends: of the model.
 
     Returns:
         (B, F*S, D).
     """
+    call = partial(attend, backends=backends, across_frames=True)
     batch, rows, heads, width = q.shape
     size = (batch, num_frames, rows // num_frames * heads, width)
     q, k, v = (t.view(size) for t in (q, k, v))  # B F S*N D/N
     step = MAX_HEADS // heads * heads
     if size[2] <= step:
-        return attend(q, k, v).view(batch, rows, -1)
+        return call(q, k, v).view(batch, rows, -1)
     cuts = [slice(start, start + step) for start in range(0, size[2], step)]
-    parts = [attend(q[:, :, cut], k[:, :, cut], v[:, :, cut]) for cut in cuts]
+    parts = [call(q[:, :, cut], k[:, :, cut], v[:, :, cut]) for cut in cuts]
     return torch.cat(parts, dim=2).view(batch, rows, -1)
 
 
@@ -74,11 +100,20 @@ def split_heads(tokens: Tensor, heads: int) -> Tensor:
 
 
 def scaled_dot_product(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **_: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    *,
+    kind: str = "",
+    backends: Backends | None = None,
+    **_: Any,
 ) -> Tensor:
     """Attend with torch's fused kernel; the default `AttentionFn`."""
     q, k, v = (split_heads(t, heads) for t in (q, k, v))
-    return attend(q, k, v, None if mask is None else mask.unsqueeze(1))
+    bias = None if mask is None else mask.unsqueeze(1)
+    return attend(q, k, v, bias, backends=backends, across_frames=kind == TEMPORAL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,20 +128,28 @@ class BlockHooks:
         text_in_blocks: each block makes its own modulation and its own keys and values of the
             text, where all of its weights are at hand (training that gathers or recomputes a block
             at a time).
-        folds_places: `attention` is called across frames with (B, F, S*D) and S*N heads, which
-            spares two copies of all tokens, in place of (B*S, F, D) and N heads.
     """
 
     attention: AttentionFn = scaled_dot_product
     run_block: RunBlock | None = None
     attn_output_hook: AttentionOutputHook | None = None
     text_in_blocks: bool = False
-    folds_places: bool = False
 
     @property
     def is_default_attention(self) -> bool:
         """Whether attention is torch's own, which needs no regrouped tokens."""
         return self.attention is scaled_dot_product
+
+    @property
+    def leaves_frames(self) -> bool:
+        """Whether the model attends across frames in its own way."""
+        return self.is_default_attention or getattr(self.attention, "leaves_frames", False)
+
+    def attention_with(self, kernels: KernelSet) -> AttentionFn:
+        """Return what attends; torch's own attention knows what failed before on this model."""
+        if self.is_default_attention:
+            return partial(scaled_dot_product, backends=kernels.backends)
+        return self.attention
 
 
 DEFAULT_HOOKS = BlockHooks()

@@ -10,6 +10,7 @@ each video, or one for all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError
 from ..kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet
-from .attention import Attention, BlockHooks, attend, attend_across_frames
+from .attention import TEMPORAL, Attention, BlockHooks, attend, attend_across_frames
 from .layers import FeedForward, modulation_rows
 from .residual import Owed, Stream, settled, settled_norm
 
@@ -66,8 +67,8 @@ class TextFeatures:
             )
         return TextFeatures(
             tokens=self.tokens.expand(grid.batch, -1, -1),
-            keys=tuple(key.expand(grid.batch, -1, -1) for key in self.keys),
-            values=tuple(value.expand(grid.batch, -1, -1) for value in self.values),
+            keys=repeated(self.keys, grid.batch),
+            values=repeated(self.values, grid.batch),
             bias=None if self.bias is None else self.bias.expand(grid.batch, -1, -1),
         )
 
@@ -105,6 +106,13 @@ class Pass:
         """Return a block's rows, unless there are none or a hook changed the modulation."""
         is_known = self.rows is not None and modulation is self.modulation
         return self.rows[block] if self.rows is not None and is_known else None
+
+
+def repeated(rows: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """Return (1, L, D) each as (count, L, D): copies, because attention kernels take no others."""
+    if not rows or count == 1:
+        return rows
+    return torch.stack(rows).expand(-1, count, -1, -1).contiguous().unbind()
 
 
 def doubled(half: Tensor) -> Tensor:
@@ -182,14 +190,15 @@ class SpatialBlock(Block):
         shift, factor, gate = (part[: stream.shape[0]] for part in parts[:3])
         hidden, tokens = settled_norm(stream, shift, factor, self.eps, run.kernels)
         tokens = tokens.view(hidden.shape[0] * run.grid.num_frames, -1, hidden.shape[2])
-        update = self.attn1.project_out(self.attend_within_frames(tokens, run.hooks, index))
+        update = self.attn1.project_out(self.attend_within_frames(tokens, run, index))
         return settled(Owed(hidden, update.view_as(hidden), gate), run.kernels)
 
-    def attend_within_frames(self, tokens: Tensor, hooks: BlockHooks, index: int) -> Tensor:
+    def attend_within_frames(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """(B*F, S, D) -> (B*F, S, D), before the output projection."""
         q, k, v = self.attn1.project(tokens, self.heads)
+        hooks = run.hooks
         if hooks.is_default_attention:
-            attended = attend(q, k, v)
+            attended = attend(q, k, v, backends=run.kernels.backends)
         else:
             q, k, v = q.flatten(2), k.flatten(2), v.flatten(2)
             attended = hooks.attention(q, k, v, self.heads, kind="spatial", block_index=index)
@@ -203,8 +212,9 @@ class SpatialBlock(Block):
         queries = self.attn2.to_q(hidden)  # B or B/2, F*S, D
         is_half = hidden.shape[0] < run.grid.batch
         if is_half:
-            queries = doubled(queries)
-        attended = run.hooks.attention(
+            queries = doubled(queries).contiguous()  # attention kernels take no rows at one place
+        attention = run.hooks.attention_with(run.kernels)
+        attended = attention(
             queries.reshape(text.tokens.shape[0], -1, width),
             text.keys[index] if text.keys else self.attn2.to_k(text.tokens),
             text.values[index] if text.values else self.attn2.to_v(text.tokens),
@@ -237,28 +247,19 @@ class TemporalBlock(Block):
             # One frame attends to itself alone. With gradients, queries and keys take part all the
             # same: theirs are zero, not missing, which wrappers for several processes insist on.
             update = self.attn1.project_out(self.attn1.project_values(tokens))
-        elif run.hooks.is_default_attention:
+        elif run.hooks.leaves_frames:
             q, k, v = self.attn1.project(tokens, self.heads)
-            attended = run.kernels.run(
-                ATTEND_ACROSS_FRAMES, attend_across_frames, q, k, v, run.grid.num_frames
-            )
+            plain = partial(attend_across_frames, backends=run.kernels.backends)
+            attended = run.kernels.run(ATTEND_ACROSS_FRAMES, plain, q, k, v, run.grid.num_frames)
             update = self.attn1.project_out(attended)
         else:
             update = self.attend_through_hook(tokens, run, index)
         return Owed(hidden, update, parts[2])
 
     def attend_through_hook(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
-        """(B, F*S, D) -> (B, F*S, D), in the layout that the host's attention asks for."""
-        batch, frames = run.grid.batch, run.grid.num_frames
-        heads, size = self.heads, (batch, frames, -1)
-        if run.hooks.folds_places:
-            heads *= tokens.shape[1] // frames  # a place and a head are one axis
-        else:
-            tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=frames)
-            size = tokens.shape
-        q, k, v = (t.reshape(size) for t in self.attn1.project(tokens, self.heads))
-        attended = run.hooks.attention(q, k, v, heads, kind="temporal", block_index=index)
-        update = self.attn1.project_out(attended.reshape(tokens.shape))
-        if run.hooks.folds_places:
-            return update
-        return rearrange(update, "(b s) f d -> b (f s) d", b=batch)
+        """(B, F*S, D) -> (B, F*S, D), in the layout that every attention knows, (B*S, F, D)."""
+        tokens = rearrange(tokens, "b (f s) d -> (b s) f d", f=run.grid.num_frames)
+        q, k, v = (t.flatten(2) for t in self.attn1.project(tokens, self.heads))
+        attended = run.hooks.attention(q, k, v, self.heads, kind=TEMPORAL, block_index=index)
+        update = self.attn1.project_out(attended)
+        return rearrange(update, "(b s) f d -> b (f s) d", b=run.grid.batch)

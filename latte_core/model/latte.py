@@ -7,7 +7,8 @@ released weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..errors import IncompatibleInputsError
 from ..kernels.choice import KernelSet
 from ..latte_config import LatteConfig
 from ..transfers import send
@@ -33,6 +35,23 @@ from .latte_inputs import (
 from .latte_layers import FinalLayer, LabelEmbedder, PatchEmbedder, TimestepEmbedder, fixed_table
 from .positional import integer_table, rotary_table, temporal_table
 from .residual import Stream, settled
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipTables:
+    """The places of a clip's tokens: made once, used for every step.
+
+    Args:
+        spatial: (S, D) float32.
+        temporal: (F, D) float32, or None.
+        rotation: see `rotary_table`, or None.
+        size: rows and columns of tokens in a frame, and frames or tubelets F.
+    """
+
+    spatial: Tensor
+    temporal: Tensor | None
+    rotation: Tensor | None
+    size: tuple[int, int, int]
 
 
 class Latte(nn.Module):
@@ -110,6 +129,7 @@ class Latte(nn.Module):
         image_labels: Tensor | None = None,
         drop_labels: Tensor | None = None,
         enable_temporal_attention: bool = True,
+        places: ClipTables | None = None,
         hooks: BlockHooks = DEFAULT_HOOKS,
     ) -> Tensor:
         """Predict noise and variance logits.
@@ -128,6 +148,7 @@ class Latte(nn.Module):
                 its images' labels. By default labels are dropped in training mode only, at random
                 as the config says, one draw for the clip and one for all its images.
             enable_temporal_attention: False makes F independent images.
+            places: result of `place_tables`; None makes them.
             hooks: what a host does in the place of attention and around blocks.
 
         Returns:
@@ -150,8 +171,9 @@ class Latte(nn.Module):
             given = self._embed_text(text_embedding.to(latents.device, dtype), latents.shape[0])
 
         num_frames = (latents.shape[2] - num_images) // self.config.tubelet_size
-        run = self._plan(num_frames, latents, hooks, enable_temporal_attention)
-        hidden = self._embed_latents(latents.to(dtype), rows, columns, run)  # B F S D
+        places = self._places_of(places, (rows, columns, num_frames), latents.device)
+        run = self._plan(places, latents, hooks, enable_temporal_attention)
+        hidden = self._embed_latents(latents.to(dtype), places.spatial, run)  # B F S D
         hidden, condition = self._inject(hidden, time, given, run)
         # patches come as columns, which every norm would copy and every sum would keep
         stream = self._run_blocks(hidden.contiguous(), condition, run)
@@ -161,29 +183,60 @@ class Latte(nn.Module):
             condition = time  # parity: the reference's final layer does not see the CLIP text
         return self._decode(stream, condition, run, rows).to(latents.dtype)
 
-    def _plan(self, num_frames: int, latents: Tensor, hooks: BlockHooks, is_on: bool) -> Pass:
-        """Return what all blocks share; `is_on` says whether there is temporal attention."""
-        device = latents.device
+    def place_tables(
+        self, size: Sequence[int], device: torch.device | str, num_images: int = 0
+    ) -> ClipTables:
+        """Compute everything that depends on the size alone, to be handed to many calls.
+
+        Args:
+            size: of the latents to come, (B, 4, F, h, w).
+            device: of the latents to come.
+            num_images: as in `forward`.
+
+        Raises:
+            InvalidInputError, IncompatibleInputsError: naming what does not fit.
+        """
+        latents = torch.empty(tuple(size), device="meta")
+        rows, columns = check_latents(self.config, latents, num_images)
+        num_frames = (size[2] - num_images) // self.config.tubelet_size
+        return self._places_of(None, (rows, columns, num_frames), torch.device(device))
+
+    def _places_of(
+        self, places: ClipTables | None, size: tuple[int, int, int], device: torch.device
+    ) -> ClipTables:
+        """Return the tables that were handed in, or make them."""
+        if places is not None:
+            if places.size == size:
+                return places
+            raise IncompatibleInputsError(
+                f"The tables of places are for (rows, columns, frames) = {places.size} of tokens, "
+                f"but the latents have {size}. Make them with place_tables for these latents."
+            )
         table = rotation = None
-        if is_on and self.config.has_temporal_table:
-            table = self._temporal_table(num_frames, device)
-        if is_on and self.config.temporal_positions == "rotary":
+        if self.config.has_temporal_table:
+            table = self._temporal_table(size[2], device)
+        if self.config.has_temporal and self.config.temporal_positions == "rotary":
             head_width = self.config.hidden_size // self.config.attention_heads
-            rotation = rotary_table(head_width, num_frames, device)
+            rotation = rotary_table(head_width, size[2], device)
+        spatial = self._spatial_table(*size[:2], device)
+        return ClipTables(spatial=spatial, temporal=table, rotation=rotation, size=size)
+
+    def _plan(self, places: ClipTables, latents: Tensor, hooks: BlockHooks, is_on: bool) -> Pass:
+        """Return what all blocks share; `is_on` says whether there is temporal attention."""
         return Pass(
-            num_frames=num_frames,
+            num_frames=places.size[2],
             hooks=hooks,
-            temporal_table=table,
-            rotation=rotation,
+            temporal_table=places.temporal if is_on else None,
+            rotation=places.rotation if is_on else None,
             is_temporal=is_on,
             kernels=self.kernels,
             carries=self.kernels.is_active(latents),
         )
 
-    def _embed_latents(self, latents: Tensor, rows: int, columns: int, run: Pass) -> Tensor:
+    def _embed_latents(self, latents: Tensor, table: Tensor, run: Pass) -> Tensor:
         """Cut latents into tokens (B, F, S, D) that know their place."""
         hidden = self.x_embedder(latents)
-        hidden = (hidden + self._spatial_table(rows, columns, hidden.device)).to(hidden.dtype)
+        hidden = (hidden + table).to(hidden.dtype)
         if self.config.variant == 4:
             hidden = on_clip(hidden, run, partial(add_temporal_table, run=run))
         return hidden

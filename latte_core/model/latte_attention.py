@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..kernels.backends import Backends
 from ..kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet, KernelUse, can_span_frames
-from .attention import BlockHooks, attend
+from .attention import TEMPORAL, BlockHooks, attend
 from .positional import rotate
 from .residual import Stream, settled
 
@@ -66,14 +68,15 @@ class FusedAttention(nn.Module):
     def spatial(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend within each frame: (B, F, S, D) -> the same."""
         q, k, v = self.qkv(tokens.flatten(0, 1)).chunk(3, dim=2)  # (B F) S D
-        attended = run.hooks.attention(q, k, v, self.heads, kind="spatial", block_index=index)
+        attention = run.hooks.attention_with(run.kernels)
+        attended = attention(q, k, v, self.heads, kind="spatial", block_index=index)
         if run.hooks.attn_output_hook is not None:
             attended = run.hooks.attn_output_hook(index, self.heads, attended)
         return self.proj(attended).view_as(tokens)
 
     def temporal(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend across frames at each place: (B, F, S, D) -> the same."""
-        is_plain = run.hooks.is_default_attention and run.rotation is None
+        is_plain = run.hooks.leaves_frames and run.rotation is None
         head_width = tokens.shape[3] // self.heads
         if (
             is_plain
@@ -87,7 +90,8 @@ class FusedAttention(nn.Module):
         """Attend across frames where the tokens lie: (B, F, S, D) -> the same."""
         rows: Tensor = self.qkv(tokens).flatten(1, 2)  # B F*S 3D
         q, k, v = rows.view(*rows.shape[:2], 3, self.heads, -1).unbind(2)  # B F*S N D/N
-        attended = run.kernels.run(ATTEND_ACROSS_FRAMES, attend_at_places, q, k, v, run.num_frames)
+        plain = partial(attend_at_places, backends=run.kernels.backends)
+        attended = run.kernels.run(ATTEND_ACROSS_FRAMES, plain, q, k, v, run.num_frames)
         return self.proj(attended).view_as(tokens)
 
     def temporal_by_place(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
@@ -96,23 +100,28 @@ class FusedAttention(nn.Module):
         q, k, v = self.qkv(along_time).chunk(3, dim=2)  # (B S) F D
         if run.rotation is not None:
             q, k = rotate(q, self.heads, run.rotation), rotate(k, self.heads, run.rotation)
-        attended = run.hooks.attention(q, k, v, self.heads, kind="temporal", block_index=index)
+        attention = run.hooks.attention_with(run.kernels)
+        attended = attention(q, k, v, self.heads, kind=TEMPORAL, block_index=index)
         return rearrange(self.proj(attended), "(b s) f d -> b f s d", b=tokens.shape[0])
 
 
-def attend_at_places(q: Tensor, k: Tensor, v: Tensor, num_frames: int) -> Tensor:
+def attend_at_places(
+    q: Tensor, k: Tensor, v: Tensor, num_frames: int, backends: Backends | None = None
+) -> Tensor:
     """Attend across the frames at each place with torch's kernel.
 
     Args:
         q, k, v: (B, F*S, N, D/N), frames outermost, of any strides.
         num_frames: F.
+        backends: of the model.
 
     Returns:
         (B, F*S, D).
     """
     batch = q.shape[0]
     q, k, v = (rearrange(t, "b (f s) n c -> (b s) f n c", f=num_frames) for t in (q, k, v))
-    return rearrange(attend(q, k, v), "(b s) f d -> b (f s) d", b=batch)
+    attended = attend(q, k, v, backends=backends, across_frames=True)
+    return rearrange(attended, "(b s) f d -> b (f s) d", b=batch)
 
 
 def spread_to_frames(rows: Tensor, num_frames: int) -> Tensor:

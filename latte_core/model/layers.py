@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.choice import LINEAR_GELU, KernelSet, is_plain_linear
+from ..kernels.choice import LINEAR_GELU, KernelSet
 
 TIMESTEP_FEATURES = 256
 
@@ -120,10 +120,10 @@ def linear_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def project_gelu(layer: nn.Module, tokens: Tensor, kernels: KernelSet | None) -> Tensor:
     """Apply a linear layer, then GELU in its tanh form; both at once where a kernel can."""
-    if kernels is not None and kernels.is_active(tokens) and is_plain_linear(layer):
-        weight: Any = layer.weight
-        bias: Any = layer.bias
-        return kernels.run(LINEAR_GELU, linear_gelu, tokens, weight, bias)
+    if kernels is not None and kernels.is_active(tokens):
+        with kernels.weights_of(layer, tokens) as lent:
+            if lent is not None:
+                return kernels.run(LINEAR_GELU, linear_gelu, tokens, *lent)
     return F.gelu(layer(tokens), approximate="tanh")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -11,22 +9,28 @@ from ..kernels.choice import GATED_SUM, GATED_SUM_NORM, MODULATED_NORM, KernelSe
 from .layers import modulated_norm
 
 
-class Owed(NamedTuple):
+class Owed:
     """A sum that nobody has taken yet: hidden + gate * update.
+
+    It is taken once. Its parts are let go then, whoever still holds this: two tensors of all tokens
+    are not to lie beside the layers that work on their sum.
 
     Args:
         hidden, update: (B, ..., D); LatteT2V has (B, F*S, D), Latte (B, F, S, D).
         gate: (B or 1, 1..., D), or None for ones.
     """
 
-    hidden: Tensor
-    update: Tensor
-    gate: Tensor | None
+    __slots__ = ("_parts", "shape")
 
-    @property
-    def shape(self) -> torch.Size:
-        """Of the sum."""
-        return self.hidden.shape
+    def __init__(self, hidden: Tensor, update: Tensor, gate: Tensor | None) -> None:
+        self._parts: tuple[Tensor, Tensor, Tensor | None] | None = (hidden, update, gate)
+        self.shape: torch.Size = hidden.shape
+
+    def take(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return hidden, update and gate, and forget them."""
+        parts, self._parts = self._parts, None
+        assert parts is not None
+        return parts
 
 
 Stream = Tensor | Owed
@@ -48,7 +52,9 @@ def gated_sum_norm(
 
 def settled(stream: Stream, kernels: KernelSet) -> Tensor:
     """Return the tokens, (B, ..., D), with the owed sum taken."""
-    return stream if isinstance(stream, Tensor) else kernels.run(GATED_SUM, gated_sum, *stream)
+    if isinstance(stream, Tensor):
+        return stream
+    return kernels.run(GATED_SUM, gated_sum, *stream.take())
 
 
 def settled_norm(
@@ -64,4 +70,4 @@ def settled_norm(
     """
     if isinstance(stream, Tensor):
         return stream, kernels.run(MODULATED_NORM, modulated_norm, stream, shift, factor, eps)
-    return kernels.run(GATED_SUM_NORM, gated_sum_norm, *stream, shift, factor, eps)
+    return kernels.run(GATED_SUM_NORM, gated_sum_norm, *stream.take(), shift, factor, eps)

@@ -18,13 +18,16 @@ from torch import Tensor
 from ...latte_core.checkpoint.families import CLASS_NODE
 from ...latte_core.checkpoint.titles import advice_of, title_of
 from ...latte_core.errors import IncompatibleInputsError
+from ...latte_core.kernels.choice import KernelSet
 from ...latte_core.latte_config import LatteConfig
 from ...latte_core.model.latte import Latte
 from .conditions import CLASS, check_kind, find_label, kind_read
 from .detection import CLASS_MODEL, config_from_settings
 from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
+from .kept import Kept
 from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
 from .model import STOCK_SAMPLER, LatteBase, LatteModel
+from .weights import host_weights
 
 
 class LatteClassTransformer(Latte):
@@ -38,6 +41,7 @@ class LatteClassTransformer(Latte):
     ) -> None:
         config = config_from_settings(settings, LatteConfig)
         super().__init__(config, operations=operations, dtype=dtype, device=device)
+        self.kernels = KernelSet(weights_of=host_weights)
         self.dtype = dtype
 
     def forward(  # type: ignore[override]  # ComfyUI's convention, see model_base
@@ -63,9 +67,13 @@ class LatteClassTransformer(Latte):
         context: Tensor | None,
         transformer_options: dict[str, Any],
         y: Tensor | None = None,
+        latte_kept: Kept | None = None,
         **__: Any,
     ) -> Tensor:
-        """Fold frames into videos, run the transformer, drop the variance, unfold."""
+        """Fold frames into videos, run the transformer, drop the variance, unfold.
+
+        Tables of places are made once in a run where there is a place to keep them.
+        """
         conds = len(transformer_options.get("cond_or_uncond", ())) or 1
         videos = fold_frames(x, conds)
         count, _, frames, height, width = videos.shape
@@ -74,11 +82,13 @@ class LatteClassTransformer(Latte):
         slots, rows, columns = videos.shape[2:]
         grid = (slots // tubelet, rows // patch, columns // patch)
         hooks = make_hooks(transformer_options, grid, self.config.num_units)
+        kept, size = Kept() if latte_kept is None else latte_kept, tuple(videos.shape)
         output = super().forward(
             videos,
             one_per_video(timestep, count),
             self.labels_for(y, conds, count),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
+            places=kept.get(("places", size, x.device), lambda: self.place_tables(size, x.device)),
             hooks=with_cache(hooks, transformer_options, timestep, count),
         )[:, :, :frames, :height, :width]
         return noise_of(output, x, transformer_options)

@@ -13,7 +13,6 @@ import logging
 from typing import Any
 
 import comfy.patcher_extension
-from comfy.ldm.modules import attention
 from torch import nn
 
 from ...latte_core.acceleration.compilation import RegionalCompiler
@@ -22,9 +21,6 @@ from .hooks import HostAttention
 
 KEY = "torch.compile"  # comfy_api.torch_helpers.torch_compile.COMPILE_KEY
 COMPILERS = "latte_compilers"
-OVERRIDE = "optimized_attention_override"
-# Kernels that compute what torch's own attention does; others were chosen for being different.
-EXACT = ("basic", "split", "sub_quad", "pytorch", "xformers")
 
 logger = logging.getLogger("latte")
 
@@ -100,10 +96,8 @@ def forget_failures(module: nn.Module) -> None:
 
 def is_replaceable(hooks: BlockHooks) -> bool:
     """Whether torch's own attention does what the hooks of a call would."""
-    if hooks.attn_output_hook is not None or not isinstance(hooks.attention, HostAttention):
-        return False
-    exact = [getattr(attention, f"attention_{name}", None) for name in EXACT]
-    return attention.optimized_attention in exact and not hooks.attention.options.get(OVERRIDE)
+    is_hosts = isinstance(hooks.attention, HostAttention)
+    return is_hosts and hooks.leaves_frames and hooks.attn_output_hook is None
 
 
 def tell(sentence: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import comfy.patcher_extension
 import torch
-from comfy.ldm.modules.attention import optimized_attention
+from comfy.ldm.modules import attention
 from torch import Tensor
 
 from ...latte_core.errors import InvalidInputError
@@ -16,6 +16,9 @@ from .layout import unfold
 VARIANCE_COLLECTOR = "latte_variance"
 TEMPORAL_ATTENTION = "latte_temporal_attention"
 RUN_CACHE = "latte_run_cache"
+OVERRIDE = "optimized_attention_override"
+# Kernels that compute what torch's own attention does; others were chosen for being different.
+EXACT = ("basic", "split", "sub_quad", "pytorch", "xformers")
 
 
 def run_with_wrappers(module: Any, x: Tensor, *given: Any, **kwargs: Any) -> Tensor:
@@ -73,7 +76,10 @@ def with_cache(
 
 
 class HostAttention:
-    """Sends every attention through ComfyUI's choice of kernel and through its override.
+    """Sends attention through ComfyUI's choice of kernel and through its override.
+
+    Attention across frames, where every place is a small problem of its own, is the transformer's
+    unless ComfyUI was told to attend in another way than torch does.
 
     Args:
         options: `transformer_options` of the call.
@@ -81,6 +87,9 @@ class HostAttention:
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
+        exact = [getattr(attention, f"attention_{name}", None) for name in EXACT]
+        is_exact = attention.optimized_attention in exact
+        self.leaves_frames = is_exact and not options.get(OVERRIDE)
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **about: Any
@@ -90,7 +99,7 @@ class HostAttention:
             "block_index": about.get("block_index", 0),
             "block_type": about.get("kind", "spatial"),
         }
-        return optimized_attention(q, k, v, heads, mask=mask, transformer_options=told)
+        return attention.optimized_attention(q, k, v, heads, mask=mask, transformer_options=told)
 
 
 def replace_blocks(replaced: dict[Any, Any], options: dict[str, Any]) -> Any:

@@ -39,6 +39,14 @@ def one_per_video(timestep: Tensor, videos: int) -> Tensor:
     return steps[:: steps.shape[0] // videos] if steps.shape[0] > videos else steps
 
 
+def one_for_all(timestep: Tensor, x: Tensor, videos: int) -> Tensor:
+    """Return one timestep for all conditionings of one video, (1,); else one for each video.
+
+    ComfyUI stacks conditionings under the same timesteps (`calc_cond_batch`).
+    """
+    return timestep.flatten()[:1] if x.ndim == 4 else one_per_video(timestep, videos)
+
+
 def rows_for_videos(rows: Tensor, conds: int, videos: int) -> Tensor:
     """Let the single row of each cond serve all its videos; conds are outermost."""
     if rows.shape[0] == conds and conds < videos and videos % conds == 0:

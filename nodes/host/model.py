@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import comfy.conds
 import torch
 from comfy import latent_formats, model_base, supported_models_base
 from torch import Tensor
 
 from ...latte_core.config import LatteT2VConfig
 from ...latte_core.errors import IncompatibleInputsError
+from ...latte_core.kernels.choice import KernelSet
 from ...latte_core.model.latte_t2v import LatteT2V
 from .conditions import check_kind
 from .detection import (
@@ -28,9 +28,18 @@ from .detection import (
     config_from_settings,
     config_to_tensor,
 )
-from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
-from .layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
+from .hooks import (
+    TEMPORAL_ATTENTION,
+    VARIANCE_COLLECTOR,
+    make_hooks,
+    noise_of,
+    run_with_wrappers,
+    with_cache,
+)
+from .kept import CONTEXT, KEPT, Kept, KeptCond, TextCond, kept_of
+from .layout import fold_frames, one_for_all, one_per_video, pad_to_patch, rows_for_videos
 from .memory import fitting_feed_forward
+from .weights import host_weights
 
 STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
 
@@ -46,6 +55,7 @@ class LatteTransformer(LatteT2V):
     ) -> None:
         config = config_from_settings(settings, LatteT2VConfig)
         super().__init__(config, operations=operations, dtype=dtype, device=device)
+        self.kernels = KernelSet(weights_of=host_weights)
         self.dtype = dtype
 
     def forward(  # type: ignore[override]  # ComfyUI's convention, see model_base
@@ -67,9 +77,14 @@ class LatteTransformer(LatteT2V):
         timestep: Tensor,
         context: Tensor | None,
         transformer_options: dict[str, Any],
+        latte_kept: Kept | None = None,
         **_: Any,
     ) -> Tensor:
-        """Fold frames into videos, run the transformer, drop the variance, unfold."""
+        """Fold frames into videos, run the transformer, drop the variance, unfold.
+
+        Text that has come as the run's conditionings have it, and places, are prepared once in a
+        run where there is a place to keep them.
+        """
         conds = len(transformer_options.get("cond_or_uncond", ())) or 1
         videos = fold_frames(x, conds)
         height, width = videos.shape[-2:]
@@ -84,24 +99,24 @@ class LatteTransformer(LatteT2V):
         frames, rows, columns = videos.shape[2:]
         grid = (frames, rows // patch, columns // patch)
         hooks = make_hooks(transformer_options, grid, self.config.num_layers)
+        kept = Kept() if latte_kept is None else latte_kept
+        size = tuple(videos.shape)
+        # text that something has changed on the way is prepared for this call alone
+        of_text = kept if context is kept.find(CONTEXT) else Kept()
+        is_alone = latte_kept is None or hooks.run_block is not None
         output = super().forward(
             videos,
-            one_per_video(timestep, videos.shape[0]),
-            rows_for_videos(context, conds, videos.shape[0]),
+            one_per_video(timestep, size[0]) if is_alone else one_for_all(timestep, x, size[0]),
+            text=of_text.get(
+                ("text", size[0]),
+                lambda: self.project_text(rows_for_videos(context, conds, size[0])),
+            ),
+            places=kept.get(("places", size, x.device), lambda: self.place_tables(size, x.device)),
             enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
-            hooks=with_cache(hooks, transformer_options, timestep, videos.shape[0]),
+            noise_only=VARIANCE_COLLECTOR not in transformer_options,
+            hooks=with_cache(hooks, transformer_options, timestep, size[0]),
         )[..., :height, :width]
         return noise_of(output, x, transformer_options)
-
-
-class TextCond(comfy.conds.CONDCrossAttn):
-    """Text that is kept once per video; only a prompt per frame is spread over the batch."""
-
-    def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
-        """Leave a single row alone, which spares repeated text projections."""
-        if self.cond.shape[0] == 1:
-            return self._copy_with(self.cond)
-        return super().process_cond(batch_size=batch_size, **kwargs)
 
 
 class LatteModel(model_base.BaseModel):
@@ -109,8 +124,15 @@ class LatteModel(model_base.BaseModel):
 
     def apply_model(self, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Call the model, with feed-forward layers in parts where memory is short."""
+        kept = kept_of(kwargs, self.current_patcher)
+        if kept is not None:
+            kwargs[KEPT] = kept
         with fitting_feed_forward(self, x):
             return super().apply_model(x, t, *args, **kwargs)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Add what the calls of the run share."""
+        return {**super().extra_conds(**kwargs), KEPT: KeptCond(Kept())}
 
 
 class LatteVideo(LatteModel):
@@ -129,7 +151,10 @@ class LatteVideo(LatteModel):
         text = kwargs.get("cross_attn")
         if text is not None:
             self.check_text(text, socket)
-            out["c_crossattn"] = TextCond(text)
+            # as the transformer will get it, so that it is neither copied nor cast in every call
+            dtype = getattr(self, "manual_cast_dtype", None) or self.get_dtype()
+            text = text.to(kwargs.get("device", text.device), dtype)
+            out["c_crossattn"] = TextCond(text, out[KEPT].cond)
         return out
 
     def check_text(self, text: Tensor, socket: str) -> None:

@@ -15,7 +15,15 @@ SCRIPTS = (
     *("native", "sampling", "stock_nodes", "registration", "border"),
     "compiled",
     "precision",
-    *("class_native", "class_sampling", "class_border", "lora", "acceleration", "calibration"),
+    *(
+        "class_native",
+        "class_sampling",
+        "class_border",
+        "lora",
+        "launches",
+        "acceleration",
+        "calibration",
+    ),
     *("guidance", "accelerators", "shipped", "text_memory", "small_memory"),
 )
 

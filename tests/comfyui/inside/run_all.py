@@ -11,6 +11,7 @@ import class_native
 import class_sampling
 import compiled
 import guidance
+import launches
 import lora
 import native
 import precision
@@ -26,7 +27,7 @@ MODULES = (
     *(native, sampling, stock_nodes, registration, border),
     compiled,
     precision,
-    *(class_native, class_sampling, class_border, lora, acceleration, calibration),
+    *(class_native, class_sampling, class_border, lora, launches, acceleration, calibration),
     *(guidance, accelerators, shipped, text_memory, small_memory),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})

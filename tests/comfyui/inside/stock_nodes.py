@@ -280,7 +280,8 @@ def check_attention_override_sees_every_call(stage: Stage) -> None:
     model.model_options["transformer_options"]["optimized_attention_override"] = override
     base = stage.ksampler(steps=1)
     kinds.clear()
-    expect(torch.equal(stage.ksampler(model, steps=1), base))
+    # attention across frames is in the host's layout then, and rounds differently
+    expect(relative(stage.ksampler(model, steps=1), base) < 1e-5)
     layers = stage.model.model.diffusion_model.config.num_layers
     expect(len(kinds) == 3 * layers, len(kinds))
     expect({kind for kind, _ in kinds} == {"spatial", "cross", "temporal"})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from latte_test_support.tiny_latte import tiny_latte
 from latte_test_support.tiny_t2v import tiny_config, tiny_model
 from torch import Tensor, nn
 
+from latte_core import kernels as kernels_package
 from latte_core.acceleration.compilation import compile_model
 from latte_core.kernels.choice import (
     ATTEND_ACROSS_FRAMES,
@@ -130,6 +133,77 @@ def test_kernels_that_cannot_be_built_are_given_up_with_the_reason() -> None:
         found = kernels.run(task(unbuildable), double, torch.ones(2, 4))
     assert torch.equal(found, torch.full((2, 4), 2.0))
     assert kernels.is_able == {torch.device("cpu"): False}
+
+
+def test_errors_of_torchs_own_operators_are_not_blamed_on_kernels() -> None:
+    pytest.importorskip("triton")
+
+    def failing(tokens: Tensor) -> Tensor:
+        raise RuntimeError("No valid execution plans built.")
+
+    kernels = ReadyKernels()
+    with pytest.raises(RuntimeError, match="No valid execution plans"):
+        kernels.run(task(same_double), failing, torch.ones(2, 4))
+    assert kernels.is_able == {}
+    assert kernels.choices == {}
+
+
+class TritonFolder:
+    """An installed Triton, in the place of any other."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.package = folder / "triton"
+        self.package.mkdir()
+        monkeypatch.syspath_prepend(folder)
+        for name in [*sys.modules]:
+            if name.partition(".")[0] == "triton":
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, "latte_core.kernels.programs", raising=False)
+        monkeypatch.delattr(kernels_package, "programs", raising=False)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+
+    def raises(self, error: str) -> None:
+        (self.package / "__init__.py").write_text(f"raise {error}\n", encoding="utf-8")
+
+
+CPU = torch.device("cpu")
+
+
+class SeeingKernels(KernelSet):
+    """Takes the CPU for a card, and finds out what it can do."""
+
+    def is_active(self, tokens: Tensor) -> bool:
+        return self._can_run(tokens.device)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ImportError('DLL load failed while importing libtriton')",
+        "OSError('[WinError 126] The specified module could not be found')",
+        "ModuleNotFoundError('No module named triton._C', name='triton._C')",
+        "AttributeError('module has no attribute jit')",
+    ],
+)
+def test_triton_that_does_not_import_is_told_once_and_leaves_everything_to_torch(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TritonFolder(tmp_path, monkeypatch).raises(error)
+    kernels = SeeingKernels()
+    with pytest.warns(UserWarning, match="Triton is installed but does not import") as caught:
+        for length in (4, 5):
+            found = kernels.run(task(same_double), double, torch.ones(2, length))
+            assert torch.equal(found, torch.full((2, length), 2.0))
+    assert len(caught) == 1
+    assert kernels.is_able == {CPU: False}
+
+
+def test_no_triton_at_all_needs_no_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "ModuleNotFoundError(\"No module named 'triton'\", name='triton')"
+    TritonFolder(tmp_path, monkeypatch).raises(missing)
+    kernels = SeeingKernels()
+    assert torch.equal(kernels.run(task(wrong), double, torch.ones(2, 4)), torch.full((2, 4), 2.0))
+    assert kernels.is_able == {CPU: False}
 
 
 def test_lack_of_memory_is_not_taken_for_a_broken_kernel() -> None:

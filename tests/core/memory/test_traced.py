@@ -98,6 +98,10 @@ case = next(one for one in script["CASES"] if one.name == sys.argv[2])
 print(json.dumps({
     "ours": script["trace_ours"](case),
     "ours, feed-forward in 8 parts": script["trace_ours"](case, chunked=True),
+    "ours, fused kernels": script["trace_ours"](case, kernels=True),
+    "ours, fused kernels, feed-forward in 8 parts": script["trace_ours"](
+        case, kernels=True, chunked=True
+    ),
     "ours in ComfyUI": script["trace_ours"](case, hosted=True),
     "class model in ComfyUI": script["trace_class_model"](case),
 }))
@@ -117,6 +121,13 @@ def test_ours_needs_no_more_than_diffusers_and_much_less_in_parts() -> None:
     peaks = {name: rows[LARGE] for name, rows in record["forward_bytes"].items()}
     assert peaks["ours"] <= peaks["diffusers"]
     assert peaks["ours, feed-forward in 8 parts"] <= 0.72 * peaks["ours"]
+
+
+def test_kernels_leave_what_work_in_parts_saves() -> None:
+    peaks = {name: rows[LARGE] for name, rows in record["forward_bytes"].items()}
+    assert peaks["ours, fused kernels"] <= 0.8 * peaks["ours"]
+    in_parts = peaks["ours, fused kernels, feed-forward in 8 parts"]
+    assert in_parts <= peaks["ours, feed-forward in 8 parts"] <= 614 * 2**20
 
 
 def test_comfyui_is_told_the_traced_need_with_its_margin() -> None:

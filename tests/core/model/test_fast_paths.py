@@ -187,9 +187,9 @@ def test_single_frame_still_gives_every_weight_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("folds", [False, True])
-def test_host_attention_across_frames_gets_the_layout_it_asked_for(
-    folds: bool, fused: bool
+@pytest.mark.parametrize("leaves", [False, True])
+def test_host_attention_across_frames_gets_frames_by_place_or_leaves_them_to_the_model(
+    leaves: bool, fused: bool
 ) -> None:
     seen: list[tuple[torch.Size, int]] = []
 
@@ -203,10 +203,10 @@ def test_host_attention_across_frames_gets_the_layout_it_asked_for(
     expected = plain(model, *given)
     if fused:
         fuse_qkv(model)
-    hooks = BlockHooks(attention=watched, folds_places=folds)
+    watched.leaves_frames = leaves  # type: ignore[attr-defined]
+    hooks = BlockHooks(attention=watched)
     assert distance(run(model, *given, hooks=hooks), expected) <= RELATIVE
-    layout = (torch.Size((2, 3, 12 * 16)), 12 * 2) if folds else (torch.Size((24, 3, 16)), 2)
-    assert seen == [layout] * 2
+    assert seen == ([] if leaves else [(torch.Size((24, 3, 16)), 2)] * 2)
 
 
 @pytest.mark.parametrize("most", [65535, 20, 2])

