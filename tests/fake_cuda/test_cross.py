@@ -26,8 +26,10 @@ VARIANTS = (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize(("sampler", "memory"), list(product(SAMPLER_NAMES, PRESETS)))
-def test_every_pairing_of_the_text_pipeline(text_folder: Path, sampler: str, memory: str) -> None:
-    for precision, cache in product(PRECISIONS, (None, *CACHES)):
+def test_every_sampler_under_every_preset(text_folder: Path, sampler: str, memory: str) -> None:
+    for precision, cache in product(
+        PRECISIONS, (None, CACHES[SAMPLER_NAMES.index(sampler) % len(CACHES)])
+    ):
         with card_for(memory) as card:
             make_text(
                 text_folder,
@@ -40,8 +42,24 @@ def test_every_pairing_of_the_text_pipeline(text_folder: Path, sampler: str, mem
             )
 
 
+@pytest.mark.parametrize(("memory", "precision"), list(product(PRESETS, PRECISIONS)))
+def test_every_cache_under_every_preset_and_precision(
+    text_folder: Path, memory: str, precision: str | None
+) -> None:
+    for cache in (None, *CACHES):
+        with card_for(memory) as card:
+            make_text(
+                text_folder,
+                card,
+                memory=memory,
+                precision=precision,
+                cache=cache,
+                output="latents",
+            )
+
+
 @pytest.mark.parametrize(("variant", "memory", "method"), list(product(VARIANTS, PRESETS, METHODS)))
-def test_every_pairing_of_the_class_pipeline(
+def test_every_class_model_under_every_preset(
     class_folders: dict[int, Path], variant: int, memory: str, method: str
 ) -> None:
     for precision, cache in product(PRECISIONS, (None, *CACHES)):

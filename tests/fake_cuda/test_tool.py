@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_copy_from_pinned_memory_is_not_pageable() -> None:
         (True, False),
     ]
     assert not card.pageable_copies
+
+
+def test_thread_has_the_card_too() -> None:
+    with fake_cuda() as card, ThreadPoolExecutor(1) as pool:
+        pinned = pool.submit(lambda: torch.ones(3).pin_memory()).result()
+        assert pinned.is_pinned()
+        assert pool.submit(lambda: torch.ones(3).to("cuda")).result().is_cuda
+    assert len(card.pageable_copies) == 1
 
 
 READ_BACKS: dict[str, Callable[[Tensor], Any]] = {

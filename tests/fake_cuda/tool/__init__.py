@@ -33,7 +33,7 @@ from contextlib import ExitStack, contextmanager
 
 from .card import CaptureError, Card, CardMode, MixedDevicesError
 from .counting import attention_as_one, make_counter
-from .host import patched
+from .host import patched, threads_with
 from .log import Copy, ReadBack, StepRow
 from .memory import LiveBytes
 from .tensors import FakeCuda, FunctionsMode
@@ -50,6 +50,13 @@ __all__ = [
     "StepRow",
     "fake_cuda",
 ]
+
+
+@contextmanager
+def present(card: Card) -> Generator[None]:
+    """Have a card in this thread."""
+    with FunctionsMode(), CardMode(card):
+        yield
 
 
 @contextmanager
@@ -73,8 +80,8 @@ def fake_cuda(
     )
     with ExitStack() as stack:
         stack.enter_context(patched(card))
-        stack.enter_context(FunctionsMode())
-        stack.enter_context(CardMode(card))
+        stack.enter_context(threads_with(lambda: present(card)))
+        stack.enter_context(present(card))
         card.counter = stack.enter_context(make_counter())
         if meta:
             stack.enter_context(attention_as_one())

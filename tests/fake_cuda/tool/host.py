@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,4 +260,22 @@ def patched(card: Card) -> Generator[None]:
                 if hasattr(accelerator, name):
                     patch.setattr(accelerator, name, answer)
         patch.setattr(torch.backends.cuda, "is_built", lambda: True)
+        yield
+
+
+@contextmanager
+def threads_with(made: Callable[[], AbstractContextManager[None]]) -> Generator[None]:
+    """Run threads that start until the end inside a context, because torch's modes are a thread's.
+
+    Args:
+        made: a context for one thread.
+    """
+    plain = Thread.run
+
+    def run(self: Thread) -> None:
+        with made():
+            plain(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Thread, "run", run)
         yield

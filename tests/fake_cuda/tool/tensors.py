@@ -101,6 +101,10 @@ class FakeCuda(Tensor):
         memo[id(self)] = made
         return made
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle as a tensor of the host, to which saving copies it."""
+        return self.detach().cpu().__reduce_ex__(protocol)
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"FakeCuda({tuple(self.shape)}, {self.dtype})"
 
