@@ -128,6 +128,11 @@ class GraphedDenoiser(nn.Module):
         self._text: tuple[TextFeatures, TextFeatures] | None = None  # the last one, and padded
         self.train(model.training)  # samplers look at this, and change it, for both
 
+    def place_tables(self, *given: Any) -> Any:
+        """Return the model's tables of a size."""
+        make: Any = self.model.place_tables
+        return make(*given)
+
     def forward(self, *given: Any, **options: Any) -> Tensor:
         """Predict as the model does; arguments are the model's, tensors in them may change."""
         weights = list(self.model.parameters())

@@ -194,6 +194,11 @@ class CachedLatte(nn.Module):
         self.config: Any = model.config
         self._run = run
 
+    def place_tables(self, *given: Any) -> Any:
+        """Return the model's tables of a size."""
+        make: Any = self.model.place_tables
+        return make(*given)
+
     def forward(
         self,
         latents: Tensor,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels.backends import Backends
 from ..kernels.choice import KernelSet
+from .short_attention import attend_with_products, gains_from_products
 
 TEMPORAL = "temporal"  # kind of attention, among "spatial" and "cross"
 MAX_HEADS = 65535  # of one attention call: CUDA kernels count heads on an axis of this length
@@ -63,7 +64,11 @@ def attend(
         across_frames: whether the rows are the frames at a place.
     """
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # B N rows D/N
-    attended = (backends or Backends()).attend(q, k, v, bias, across_frames=across_frames)
+    call = partial((backends or Backends()).attend, bias=bias, across_frames=across_frames)
+    if bias is None and gains_from_products(q, k, v):
+        attended = attend_with_products(call, q, k, v)
+    else:
+        attended = call(q, k, v)
     return attended.transpose(1, 2).flatten(2)
 
 

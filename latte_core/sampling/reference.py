@@ -83,9 +83,8 @@ def sample_reference(
         noise or _seeded_noise(model, latents.shape, seed, noise_order, is_guided), latents.shape
     )
     stepper = _make_stepper(method, steps, check_eta(eta), noise_of)
-    predict = _predictor(
-        model, labels, guidance_scale if is_guided else None, temporal_attention=temporal_attention
-    )
+    scale = guidance_scale if is_guided else None
+    predict = _predictor(model, labels, scale, latents.shape, temporal_attention=temporal_attention)
     return _run(model, stepper, predict, latents, callback)
 
 
@@ -120,7 +119,7 @@ def invert_reference(
             f"steps is {steps!r}, a single timestep, but inversion goes from the first to the "
             "last one. Use two or more, such as '50'."
         )
-    predict = _predictor(model, labels, None, temporal_attention=temporal_attention)
+    predict = _predictor(model, labels, None, latents.shape, temporal_attention=temporal_attention)
     return _run(model, DdimInversion(diffusion), predict, latents, callback)
 
 
@@ -188,12 +187,20 @@ def _make_stepper(method: str, steps: str | int, eta: float, noise: NoiseOfStep)
 
 
 def _predictor(
-    model: ClassModel, labels: Tensor | None, scale: float | None, *, temporal_attention: bool
+    model: ClassModel,
+    labels: Tensor | None,
+    scale: float | None,
+    shape: Sequence[int],
+    *,
+    temporal_attention: bool,
 ) -> NoisePredictor:
-    """Bind labels to the model; a scale of None is no guidance."""
+    """Bind labels and size to the model; a scale of None is no guidance."""
     # parts of the batch are told apart, and labels checked, on the CPU: no step waits for a device
     labels = None if labels is None else labels.to("cpu")
     options: dict[str, Any] = {} if temporal_attention else {"enable_temporal_attention": False}
+    make_tables = getattr(model, "place_tables", None)  # a Latte has it, other functions need not
+    if make_tables is not None:
+        options["places"] = make_tables(shape, _weight_of(model).device)
     if scale is not None:
         null_class(model)  # a model without one is refused before the first step
 

@@ -220,7 +220,7 @@ class ManyProcesses:
         return self.accelerator.reduce(values, reduction="mean")
 
     def any(self, flag: bool) -> bool:
-        count = torch.tensor(float(flag), device=self.device)
+        count = torch.full((), float(flag), device=self.device)
         return bool(self.accelerator.reduce(count, reduction="sum") > 0)
 
     def state_dict(self) -> dict[str, Any]:

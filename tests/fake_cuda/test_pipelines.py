@@ -187,3 +187,14 @@ def test_step_of_cached_class_run_waits_once_at_most(
     with card_for() as card:
         make_class(class_folders[1], card, cache=cache, class_labels=2, output="latents")
     require_quiet(card, waits_of(cache))
+
+
+@pytest.mark.parametrize("is_graphed", [False, True])
+@pytest.mark.parametrize("changes", [{"num_frames": 5}, {"height": 96}])
+def test_step_of_another_size_neither_copies_nor_waits(
+    class_folders: dict[int, Path], changes: dict[str, int], is_graphed: bool
+) -> None:
+    given: dict[str, Any] = {"class_labels": 2, "output": "latents", **changes}
+    with card_for() as card:
+        make_class(class_folders[1], card, is_graphed=is_graphed, **given)
+    require_quiet(card)

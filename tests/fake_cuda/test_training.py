@@ -72,7 +72,6 @@ def test_training_on_the_card_gives_the_weights_of_the_cpu(
         assert distance(found[name], value) < 1e-3, name
 
 
-@pytest.mark.xfail(strict=False, reason="row 13: an update copies batches and reads its norm back")
 @pytest.mark.parametrize("kind", CHANGES)
 def test_update_neither_copies_from_pageable_memory_nor_waits(
     data: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
