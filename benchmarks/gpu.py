@@ -63,6 +63,8 @@ OPTIONAL = {
     "transformers": "text encoders (sections 2, 4 and 5)",
     TRITON: "the fused kernels",
     "PIL": "the sheet of pictures",
+    "ftfy": "cleaned prompts (sections 2 to 5)",
+    "bs4": "cleaned prompts (sections 2 to 5)",
     "pytest": "the tests for a GPU",
 }
 
