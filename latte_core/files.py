@@ -1,14 +1,17 @@
-"""Write files so that one with its final name is always whole (reliability R49-R51)."""
+"""Whole files under their final names (reliability R49-R51), and the user's cache folder."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+FOLDER_VARIABLE = "LATTE_CACHE_DIR"
+APPLICATION = "comfyui-latte"
 REPLACE_WAITS = (0.01, 0.05, 0.2, 1.0)  # seconds, where the older file is in use
 
 
@@ -51,3 +54,21 @@ def atomic_write(target: Path) -> Generator[Path]:
         replace_file(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
+    """Return the folder for what can be computed again.
+
+    Args:
+        environment: `LATTE_CACHE_DIR` wins; else the user's cache folder is used.
+        platform: as `sys.platform`.
+    """
+    chosen = environment.get(FOLDER_VARIABLE, "").strip()
+    if chosen:
+        return Path(chosen).expanduser()
+    home = Path.home()
+    if platform == "win32":
+        return Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local") / APPLICATION
+    if platform == "darwin":
+        return home / "Library" / "Caches" / APPLICATION
+    return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / APPLICATION

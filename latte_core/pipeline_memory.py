@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .checkpoint.reader import read_header, read_tensors
 from .checkpoint.writer import write_safetensors
 from .errors import InvalidInputError
+from .files import cache_folder
 from .memory import PartSizes, block_groups
 from .parts import read_json
 from .precision.quantize import text_bytes
@@ -21,7 +22,7 @@ from .text.config import T5EncoderConfig
 from .text.fingerprint import fingerprint
 from .text.four_bits import BYTES_PER_NUMBER
 from .text.names import IN_MEMORY, OFF, ON_DISK
-from .text.store import EmbeddingStore, StoredFeatures, cache_folder
+from .text.store import EmbeddingStore, StoredFeatures
 from .types import PIXELS_PER_CELL
 
 STORE_FOLDER = "embeddings"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +21,6 @@ from ..types import TEXT_TOKENS
 from .cache import PromptFeatures
 
 STORE_BYTES = 2**30  # about a thousand prompts of Latte-1 in 16 bits
-FOLDER_VARIABLE = "LATTE_CACHE_DIR"
-APPLICATION = "comfyui-latte"
 SUFFIX = ".safetensors"
 NOTICES = "notices"
 EMBEDS, MASK = "embeds", "mask"
@@ -141,21 +138,3 @@ def features_from(
     told = tuple(str(one) for one in cast("list[Any]", notices))
     # cloned: the file stays mapped otherwise, and cannot be replaced on Windows
     return PromptFeatures(embeds=embeds.clone(), mask=mask.clone(), notices=told)
-
-
-def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """Return the folder for what can be computed again.
-
-    Args:
-        environment: `LATTE_CACHE_DIR` wins; else the user's cache folder is used.
-        platform: as `sys.platform`.
-    """
-    chosen = environment.get(FOLDER_VARIABLE, "").strip()
-    if chosen:
-        return Path(chosen).expanduser()
-    home = Path.home()
-    if platform == "win32":
-        return Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local") / APPLICATION
-    if platform == "darwin":
-        return home / "Library" / "Caches" / APPLICATION
-    return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / APPLICATION

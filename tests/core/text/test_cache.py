@@ -14,10 +14,11 @@ from torch import Tensor
 
 from latte_core.checkpoint.reader import read_tensors
 from latte_core.checkpoint.writer import write_safetensors
+from latte_core.files import cache_folder
 from latte_core.text.cache import CachedEncoder, EmbeddingCache, PromptFeatures, feature_key
 from latte_core.text.fingerprint import SAMPLE_BYTES, SAMPLES, fingerprint, sample_starts
 from latte_core.text.pair import encode_pair
-from latte_core.text.store import EmbeddingStore, cache_folder
+from latte_core.text.store import EmbeddingStore
 from latte_core.text.t5 import TextEncoder
 
 ROWS = 120
