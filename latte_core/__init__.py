@@ -2,7 +2,7 @@
 
 `Pipeline` makes videos from prompts; `load_transformer` opens a transformer alone, and
 `sample_reference` samples one without text as the authors do. They are imported when they are first
-asked for, so that importing this package needs torch and nothing else.
+asked for, so that importing this package imports nothing else, not even torch.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the names that need more than torch when they are first used."""
+    """Import the names that need torch when they are first used."""
     if name == "load_transformer":
         from .checkpoint.loader import load_transformer
 

@@ -21,6 +21,7 @@ from .latte_config import LatteConfig
 from .memory import MemoryPlan
 from .model.latte import Latte
 from .model.lora_merge import LoraPatch
+from .pipeline_batch import check_batch, join_noise, slices
 from .pipeline_memory import check_room_for_cache
 from .pipeline_run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
 from .pipeline_speed import SpeedUps
@@ -195,6 +196,7 @@ class ClassPipeline(SpeedUps):
         output: str = "frames",
         callback: StepCallback | None = None,
         cache: CacheSettings | None = None,
+        batch_size: int = 1,
     ) -> PipelineResult:
         """Make one video per label, or per seed, each as if it were made alone.
 
@@ -215,6 +217,8 @@ class ClassPipeline(SpeedUps):
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.
+            batch_size: how many videos are made together, as in `Pipeline`; with the noise order
+                `reference` it is all of them.
 
         Returns:
             Latents, frames and the numbers of the classes; a list of labels or seeds gives one more
@@ -229,6 +233,7 @@ class ClassPipeline(SpeedUps):
             CheckpointError: if a VAE is needed and missing.
         """
         check_choice("output", output, OUTPUTS)
+        check_batch(batch_size)
         if decode_chunk is not None:
             check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
         count = count_videos(class_labels, seed, latents)
@@ -253,7 +258,9 @@ class ClassPipeline(SpeedUps):
             if as_authors:
                 made = [self._sample_as_authors(run, cache, size, seed, latents, labels, callback)]
             else:
-                made = self._sample_each(run, cache, size, seed, latents, labels, callback)
+                made = self._sample_batches(
+                    run, cache, size, seed, latents, labels, callback, batch_size
+                )
         clean = torch.cat([video for video, _ in made])
         reports = tuple(report for _, report in made if report is not None)
         if output == "latents":
@@ -305,7 +312,7 @@ class ClassPipeline(SpeedUps):
             )
         return shape
 
-    def _sample_each(
+    def _sample_batches(
         self,
         run: ClassRun,
         cache: CacheSettings | None,
@@ -314,20 +321,21 @@ class ClassPipeline(SpeedUps):
         latents: Tensor | None,
         labels: tuple[int, ...] | None,
         callback: StepCallback | None,
+        batch_size: int,
     ) -> list[Made]:
-        """Make the videos one by one, with the noise of `Pipeline` and KSampler."""
+        """Make so many videos at a time, with the noise of `Pipeline` and KSampler."""
         start, step_noise = noise_of_videos(size, seed, "comfyui", latents)
-        one = (1, *size[1:])
+        batches = slices(size[0], batch_size)
         return [
             self._sample(
                 run,
                 cache,
-                start[index : index + 1],
-                None if labels is None else labels[index : index + 1],
+                start[rows],
+                None if labels is None else labels[rows],
                 listener,
-                noise=_as_function(step_noise[index], one),
+                noise=_as_function(join_noise(step_noise[rows]), start[rows].shape),
             )
-            for index, listener in enumerate(listeners(callback, size[0]))
+            for rows, listener in zip(batches, listeners(callback, len(batches)), strict=True)
         ]
 
     def _sample_as_authors(

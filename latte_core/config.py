@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import InvalidInputError
+from .types import LATENT_CHANNELS
 
 LEGACY_KEYS = frozenset(
     {
@@ -69,7 +70,7 @@ class LatteT2VConfig:
     attention_head_dim: int = 72
     cross_attention_dim: int = 1152
     caption_channels: int = 4096
-    in_channels: int = 4
+    in_channels: int = LATENT_CHANNELS
     out_channels: int = 8
     patch_size: int = 2
     sample_size: int = 64
@@ -134,7 +135,9 @@ class LatteT2VConfig:
         """Read a config.json.
 
         Keys that start with `_`, `video_length` and the keys of old Transformer2DModel files carry
-        nothing that Latte uses and are ignored.
+        nothing that Latte uses and are ignored. Of the values that diffusers saves as null where
+        they were left out, Latte has no use for `num_embeds_ada_norm`; `out_channels` are then as
+        many as `in_channels`.
 
         Raises:
             InvalidInputError: for any other unknown key, naming it, or for a bad value.
@@ -151,6 +154,10 @@ class LatteT2VConfig:
                 f"The transformer config has the unknown key {', '.join(unknown)}. "
                 "It belongs to another model, or has a spelling mistake."
             )
+        if used.get("num_embeds_ada_norm", 0) is None:
+            del used["num_embeds_ada_norm"]
+        if used.get("out_channels", 0) is None:
+            used["out_channels"] = used.get("in_channels", LATENT_CHANNELS)
         return cls(**used)
 
     def to_dict(self) -> dict[str, Any]:

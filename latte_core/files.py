@@ -1,7 +1,4 @@
-"""Write files so that one with its final name is always whole (reliability R49-R51).
-
-Also where files are kept that can be made again.
-"""
+"""Whole files under their final names (reliability R49-R51), and the user's cache folder."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from .errors import IncompatibleInputsError
 from .memory import MemoryPlan
 from .model.attention import BlockHooks
 from .model.lora_merge import LoraPatch
+from .pipeline_batch import Batch, check_batch, make_batches
 from .pipeline_memory import check_room_for_cache
 from .pipeline_parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
 from .pipeline_run import (
@@ -29,7 +30,7 @@ from .pipeline_run import (
     noise_of_videos,
 )
 from .pipeline_speed import SpeedUps
-from .pipeline_text import Condition, TextInputs, make_conditions
+from .pipeline_text import TextInputs, make_conditions
 from .sampling import (
     NoisePredictor,
     ScheduleSettings,
@@ -172,6 +173,7 @@ class Pipeline(SpeedUps):
         output: str = "frames",
         callback: StepCallback | None = None,
         cache: CacheSettings | None = None,
+        batch_size: int = 1,
     ) -> PipelineResult:
         """Make one video per prompt, each as if it were made alone.
 
@@ -198,6 +200,8 @@ class Pipeline(SpeedUps):
             output: `frames`, or `latents` to leave out decoding.
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.
+            batch_size: how many videos are made together: faster where small ones leave the device
+                idle, for so many times the memory; they differ by rounding from those made alone.
 
         Returns:
             Frames and latents; a list of prompts gives one more axis in front of the frames.
@@ -210,6 +214,7 @@ class Pipeline(SpeedUps):
         """
         check_choice("vae", vae, tuple(VAE_FOLDERS))
         check_choice("output", output, OUTPUTS)
+        check_batch(batch_size)
         if decode_chunk is not None:
             check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
         is_guided = uses_guidance(guidance_scale)
@@ -239,12 +244,11 @@ class Pipeline(SpeedUps):
         with self.parts.stages.run():
             conditions = make_conditions(text, self.parts.prompt_encoder)
             self.parts.begin_sampling()
-            heard = zip(conditions, listeners(callback, count), strict=True)
+            batches = make_batches(conditions, step_noise, batch_size)
+            heard = zip(batches, listeners(callback, len(batches)), strict=True)
             made = [
-                self._sample(
-                    request, noise[at : at + 1], step_noise[at], condition, listener, num_calls
-                )
-                for at, (condition, listener) in enumerate(heard)
+                self._sample(request, noise[batch.rows], batch, listener, num_calls)
+                for batch, listener in heard
             ]
         clean = torch.cat([latents for latents, _ in made])
         reports = tuple(report for _, report in made if report is not None)
@@ -340,17 +344,14 @@ class Pipeline(SpeedUps):
         self,
         request: Request,
         noise: Tensor,
-        step_noise: StepNoise,
-        condition: Condition,
+        batch: Batch,
         callback: StepCallback | None,
         num_calls: int,
     ) -> tuple[Tensor, CacheReport | None]:
-        """Make the latents of one video."""
-        positive, negative = condition
-        context = positive if negative is None else torch.cat([negative, positive])
+        """Make the latents of the videos of one batch."""
         cache = self._cache(request, num_calls)
-        predict = self._predictor(context, request, noise.shape, cache)
-        if negative is not None:
+        predict = self._predictor(batch, request, noise.shape, cache)
+        if uses_guidance(request.guidance_scale):
             predict = guided_in_one_batch(predict, request.guidance_scale)
         weight: Tensor = next(self.parts.transformer.parameters())
         with self._precision.active(), naming_size(request.shape):
@@ -360,7 +361,7 @@ class Pipeline(SpeedUps):
                 sampler=request.sampler,
                 num_steps=request.num_steps,
                 eta=request.eta,
-                step_noise=step_noise,
+                step_noise=batch.noise,
                 settings=self.parts.settings,
                 callback=callback,
                 compute_dtype=weight.dtype,
@@ -369,26 +370,26 @@ class Pipeline(SpeedUps):
         return latents, None if cache is None else cache.close()
 
     def _predictor(
-        self, context: Tensor, request: Request, size: tuple[int, ...], cache: RunCache | None
+        self, batch: Batch, request: Request, size: tuple[int, ...], cache: RunCache | None
     ) -> NoisePredictor:
         """Bind text and size to the transformer: prepared once here, used at every step."""
         transformer: Any = self.parts.transformer
         denoiser = self._denoiser
         device = next(transformer.parameters()).device
         options: dict[str, Any] = {
-            "text": transformer.project_text(context.to(device)),
+            "text": batch.project(transformer, device),
             "places": transformer.place_tables(size, device),
             "enable_temporal_attention": request.temporal_attention,
-            "shared_input": len(context) > 1,
+            "shared_input": uses_guidance(request.guidance_scale),
             "noise_only": request.sampler not in READS_VARIANCE,
         }
         followed = options  # of calls that leave out the negative prompt
         if cache is not None and cache.may_halve:
-            text = transformer.project_text(context[-1:].to(device))
+            text = batch.project(transformer, device, first=size[0])
             followed = {**options, "text": text, "shared_input": False}
 
         def predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-            # a single video: guidance asks about it twice, at the same timestep
+            # all of them at the same timestep, also those that guidance asks about twice
             timestep = float(timesteps[0])
             time = torch.full((1,), timestep, device=device)
             if cache is None:

@@ -24,6 +24,7 @@ TEXT_TOKENS = 120  # prompt length in T5 tokens, EOS included
 MAX_PIXELS = 8192
 MAX_FRAMES = 65536
 MAX_SEED = 2**64 - 1
+MAX_BATCH = 64  # videos made together
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> int:

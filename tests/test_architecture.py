@@ -38,7 +38,14 @@ SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
 PIPELINE = (
     *("calibration", "calibration_subjects"),
     *("class_labels", "class_parts", "class_pipeline", "class_vae"),
-    *("pipeline_memory", "pipeline_parts", "pipeline_run", "pipeline_speed", "pipeline_text"),
+    *(
+        "pipeline_batch",
+        "pipeline_memory",
+        "pipeline_parts",
+        "pipeline_run",
+        "pipeline_speed",
+        "pipeline_text",
+    ),
 )
 SAME_AS = {**dict.fromkeys(PIPELINE, "pipeline"), "__main__": "cli"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",

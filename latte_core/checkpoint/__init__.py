@@ -18,9 +18,10 @@ from .loader import load_transformer
 from .lora import LoraWeights, native_lora
 from .names import Selection, select_model
 from .quantized import dequantize
-from .reader import VerifiedFiles, read_header, read_tensors
+from .reader import read_header, read_tensors
 from .records import FileHeader, FileKind, TensorFile, TensorInfo
 from .sniff import sniff
+from .verified import VerifiedFiles
 from .writer import write_safetensors
 
 __all__ = [

@@ -22,10 +22,11 @@ from .families import Family
 from .identify import PIPELINE_NAME, TRANSFORMER_FOLDER, require_family
 from .names import CONFIG_TENSOR, Selection
 from .quantized import dequantize
-from .reader import VerifiedFiles, read_header, read_tensors
+from .reader import read_header, read_tensors
 from .records import TensorFile, shown
 from .settle import found_in, saved_config, settle_config
 from .titles import nearest_size, sized_title
+from .verified import VerifiedFiles
 
 log = logging.getLogger("latte")
 

@@ -14,7 +14,6 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,36 +53,13 @@ from .sniff import (
     notice_renamed,
     open_weights,
 )
+from .verified import VerifiedFiles, VerifiedList
 
 log = logging.getLogger("latte")
 
 DIGEST_KEY = "latte_sha256"  # metadata entry: SHA-256 of all bytes after the header
 OLDEST_SAFE_TORCH = (2, 6)
 CHUNK = 2**22
-
-
-@dataclass(slots=True)
-class VerifiedFiles:
-    """Remembers which files had the right digest, for a caller that opens them again.
-
-    A file is known by its name, size and time of change; a replaced one is verified anew.
-    """
-
-    seen: set[tuple[str, int, int]] = field(default_factory=set[tuple[str, int, int]])
-
-    def knows(self, path: Path, handle: BinaryIO) -> bool:
-        """Return whether this very file was verified before."""
-        return self.key(path, handle) in self.seen
-
-    def remember(self, path: Path, handle: BinaryIO) -> None:
-        """Note that the file has the right digest."""
-        self.seen.add(self.key(path, handle))
-
-    @staticmethod
-    def key(path: Path, handle: BinaryIO) -> tuple[str, int, int]:
-        """Return name, size and time of change."""
-        status = os.fstat(handle.fileno())
-        return (str(path.absolute()), status.st_size, status.st_mtime_ns)
 
 
 def read_header(path: Path | str) -> FileHeader:
@@ -128,7 +104,8 @@ def read_tensors(path: Path | str, *, verified: VerifiedFiles | None = None) -> 
 
     Tensors of safetensors and PyTorch zip files are mapped, not copied. Every tensor is an
     ordinary one that holds what its shape claims, and every number in it is finite. Files that
-    carry a digest of ours are compared with it, once per file if `verified` is given.
+    carry a digest of ours are compared with it, once per file if `verified` is given; that a large
+    file was compared is also kept for other processes, see `VerifiedList`.
 
     Raises:
         UnsafeCheckpointError: for a pickle that would import something, and for any pickle on a
@@ -153,11 +130,9 @@ def read_one(path: Path, verified: VerifiedFiles | None) -> TensorFile:
         header, pickled = describe(path, handle)
         if not header.is_whole:
             raise incomplete(path.name, header.num_bytes, header.expected_bytes)
-        if pickled is None:
-            verify_digest(path, handle, header, verified)
-        else:
+        if pickled is not None:
             require_safe_torch(path)
-            verify_checksums(path, handle, pickled.entries)
+        verify_bytes(path, handle, header, pickled, verified)
     tensors = load_safetensors(path) if pickled is None else load_pickle(path, pickled)
     describe_choice(path.name, header.container)
     checked = check_tensors(path.name, tensors, header.tensors)
@@ -166,13 +141,34 @@ def read_one(path: Path, verified: VerifiedFiles | None) -> TensorFile:
     )
 
 
-def verify_digest(
-    path: Path, handle: BinaryIO, header: FileHeader, verified: VerifiedFiles | None
+def verify_bytes(
+    path: Path,
+    handle: BinaryIO,
+    header: FileHeader,
+    pickled: PickleHeader | None,
+    verified: VerifiedFiles | None,
 ) -> None:
-    """Compare a file of ours with the digest in its metadata."""
+    """Compare all bytes of a file with its digest or checksums, unless this was done before."""
     expected = header.metadata.get(DIGEST_KEY)
-    if expected is None or (verified is not None and verified.knows(path, handle)):
+    if pickled is None and expected is None:
         return
+    if verified is not None and verified.knows(path, handle):
+        return
+    listed = VerifiedList.of_user(os.environ, header.num_bytes)
+    identity = listed.identity(handle)
+    if not listed.knows(identity):
+        if pickled is not None:
+            verify_checksums(path, handle, pickled.entries)
+        elif expected is not None:
+            verify_digest(path, handle, expected)
+        if listed.identity(handle) == identity:  # nobody wrote to it meanwhile
+            listed.remember(identity)
+    if verified is not None:
+        verified.remember(path, handle)
+
+
+def verify_digest(path: Path, handle: BinaryIO, expected: str) -> None:
+    """Compare a file of ours with the digest in its metadata."""
     handle.seek(0)
     handle.seek(LENGTH_BYTES + int.from_bytes(handle.read(LENGTH_BYTES), "little"))
     digest = hashlib.sha256()
@@ -180,8 +176,6 @@ def verify_digest(
         digest.update(chunk)
     if digest.hexdigest() != expected:
         raise damaged(path.name, "its contents do not have the SHA-256 that its header gives")
-    if verified is not None:
-        verified.remember(path, handle)
 
 
 def load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -102,6 +102,13 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="videos in all; prompts or classes take turns, the seed rises by one each round",
     )
+    add(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="videos made together (default: 1): faster where small ones leave the device idle, "
+        "for N times the memory; they differ by rounding from videos made one by one",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

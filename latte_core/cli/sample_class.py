@@ -19,7 +19,7 @@ from ..shipped import CLASS_STARTER
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry
-from .sample_jobs import Job
+from .sample_jobs import Job, batch_entry
 from .sample_lora import loras_entry, merge_loras
 from .sample_memory import decode_entry, memory_entry, tell_memory
 from .sample_precision import precision_entry
@@ -102,6 +102,10 @@ class ClassMaker:
         return either(self._settings.fps, self._pipeline.defaults.fps)
 
     @property
+    def batch(self) -> int:
+        return either(self._settings.batch, 1)
+
+    @property
     def recipe(self) -> Mapping[str, Any]:
         frames, height, width = self.size
         return {
@@ -117,6 +121,7 @@ class ClassMaker:
             **precision_entry(self._settings.precision, None),
             **memory_entry(self._settings.memory),
             **decode_entry(self._settings.decode_chunk),
+            **batch_entry(self._settings.batch),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -133,9 +138,13 @@ class ClassMaker:
         return f"{self._name_of(label) or f'class {label}'}, seed {job.seed}"
 
     def make(self, job: Job, callback: StepCallback | None) -> Tensor:
+        return self.make_together([job], callback)[0]
+
+    def make_together(self, jobs: Sequence[Job], callback: StepCallback | None) -> Tensor:
         frames, height, width = self.size
+        labels = [label for job in jobs if (label := self._label(job)) is not None]
         result = self._pipeline(
-            self._label(job),
+            labels or None,
             num_frames=frames,
             height=height,
             width=width,
@@ -143,11 +152,12 @@ class ClassMaker:
             steps=self._run.steps,
             guidance_scale=self._run.guidance_scale,
             eta=self._run.eta,
-            seed=job.seed,
+            seed=[job.seed for job in jobs],
             temporal_attention=self._run.temporal_attention,
             decode_chunk=self._settings.decode_chunk,
             callback=callback,
             cache=self._settings.cache,
+            batch_size=len(jobs),
         )
         self._notes.tell(result.cache)
         self._compile_notes.tell()

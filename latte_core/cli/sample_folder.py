@@ -17,8 +17,8 @@ from ..errors import CorruptCheckpointError, InvalidInputError
 from ..files import atomic_write
 from ..parts import read_json
 from ..video.frame_folder import remove_unfinished
-from .sample_jobs import FRAMES, Job, Maker
-from .sample_output import Output, make, say_written
+from .sample_jobs import FRAMES, Job, Maker, in_batches
+from .sample_output import Output, make_batch, say_written
 from .sample_share import Share
 
 LIST_NAME = "videos.json"
@@ -60,13 +60,23 @@ def fill_folder(
     missing = [pair for pair in own if not pair[1].exists()]
     if len(missing) < len(own):
         print(f"{len(own) - len(missing)} of {len(own)} videos are in {folder} already.")
-    for count, (job, target) in enumerate(missing):
-        _remove_unfinished(target)
-        frames = make(maker, job, output)
-        if count == 0:  # not earlier: settings that fail leave no list behind
-            _write_list(folder, run, listed if len(listed) > len(before) else before)
-        output.write(target, frames, {**maker.describe(job), **maker.recipe})
-        say_written(target, frames, output)
+    is_listed = False
+    for batch in in_batches(own, maker.batch):
+        lacking = {target for _, target in batch if not target.exists()}
+        if not lacking:
+            continue
+        for target in lacking:
+            _remove_unfinished(target)
+        # A batch is made whole, also where a video of it is there: what a video is made with
+        # decides its last bits.
+        made = make_batch(maker, [job for job, _ in batch], output)
+        for (job, target), frames in zip(batch, made, strict=True):
+            if not is_listed:  # not earlier: settings that fail leave no list behind
+                _write_list(folder, run, listed if len(listed) > len(before) else before)
+                is_listed = True
+            if target in lacking:
+                output.write(target, frames, {**maker.describe(job), **maker.recipe})
+                say_written(target, frames, output)
 
 
 def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[Values]:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ..types import MAX_FRAMES, MAX_SEED, StepCallback, check_integer, check_seed, check_size
+from ..types import (
+    MAX_BATCH,
+    MAX_FRAMES,
+    MAX_SEED,
+    StepCallback,
+    check_integer,
+    check_seed,
+    check_size,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_VIDEOS = 1_000_000
 FRAMES = "frames"  # in place of a file ending
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +73,17 @@ class Maker(Protocol):
         """Return what one video shows, for a person."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """How many videos are made together."""
+        ...
+
     def make(self, job: Job, callback: StepCallback | None) -> Tensor:
         """Return frames (F, H, W, 3) float32 in [0, 1]."""
+        ...
+
+    def make_together(self, jobs: Sequence[Job], callback: StepCallback | None) -> Tensor:
+        """Return the frames of several videos, (N, F, H, W, 3)."""
         ...
 
 
@@ -84,6 +102,18 @@ def check_numbers(given: argparse.Namespace | Settings) -> None:
         check_seed(given.seed)
     if given.num is not None:
         check_integer("--num", given.num, 1, MAX_VIDEOS)
+    if given.batch is not None:
+        check_integer("--batch", given.batch, 1, MAX_BATCH)
+
+
+def batch_entry(batch: int | None) -> Mapping[str, Any]:
+    """Return what a recipe says of it: nothing of videos that are made one by one."""
+    return {} if batch in (None, 1) else {"batch": batch}
+
+
+def in_batches(items: Sequence[T], batch: int) -> list[Sequence[T]]:
+    """Return the items in order, so many at a time."""
+    return [items[at : at + batch] for at in range(0, len(items), batch)]
 
 
 def plan(items: Sequence[str | None], num: int | None, seed: int) -> list[Job]:

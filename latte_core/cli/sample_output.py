@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..video.formats import format_for
 from ..video.frame_folder import write_frame_folder
 from ..video.pictures import load_pillow
 from .options import Progress
-from .sample_jobs import Job, Maker
+from .sample_jobs import Job, Maker, in_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +68,7 @@ def write_files(maker: Maker, jobs: Sequence[Job], targets: Sequence[Path], outp
     """Make every video and write each to its own file."""
     for target in targets:
         output.check(target, maker.size)
-    for job, target in zip(jobs, targets, strict=True):
-        frames = make(maker, job, output)
+    for job, target, frames in zip(jobs, targets, make_all(maker, jobs, output), strict=True):
         output.write(target, frames, {**maker.describe(job), **maker.recipe})
         say_written(target, frames, output)
 
@@ -89,7 +88,7 @@ def write_grid(
     grid = Grid.of(len(jobs), columns)
     size = grid.size(height * output.factor, width * output.factor)
     check_target(target, frames, *size, output.fps)
-    joined = grid.join_one_by_one([make(maker, job, output) for job in jobs])
+    joined = grid.join_one_by_one(list(make_all(maker, jobs, output)))
     described = [maker.describe(job) for job in jobs]
     output.write(target, joined, {**maker.recipe, "columns": grid.columns, "videos": described})
     say_written(target, joined, output)
@@ -109,6 +108,22 @@ def say_written(target: Path, frames: FrameStream, output: Output) -> None:
     count = frames.num_frames
     what = "picture" if count == 1 else f"{count} frames at {output.fps:g} per second"
     print(f"Wrote {target}: {what}, {frames.width} x {frames.height} pixels.")
+
+
+def make_all(maker: Maker, jobs: Sequence[Job], output: Output) -> Iterator[FrameStream]:
+    """Make every video, as many together as the maker does."""
+    for batch in in_batches(jobs, maker.batch):
+        yield from make_batch(maker, batch, output)
+
+
+def make_batch(maker: Maker, jobs: Sequence[Job], output: Output) -> Iterator[FrameStream]:
+    """Make several videos together, show their progress, and have each enlarged when written."""
+    if len(jobs) == 1:
+        yield make(maker, jobs[0], output)
+        return
+    with _progress(f"{maker.title(jobs[0])} and {len(jobs) - 1} more") as progress:
+        made = maker.make_together(jobs, progress)
+    yield from (enlarge_one_by_one(frames, output.factor) for frames in made)
 
 
 def make(maker: Maker, job: Job, output: Output) -> FrameStream:

@@ -39,6 +39,7 @@ class Settings:
         negative: what to stay away from.
         seed: of the first video.
         num: how many videos.
+        batch: how many of them are made together.
         num_for_folder: how many if a folder is to be filled and `num` is left out.
         steps: a number, or a step string.
         guidance, sampler, eta, frames, height, width, fps, temporal_attention, decode_chunk: as
@@ -63,6 +64,7 @@ class Settings:
     negative: str | None = None
     seed: int | None = None
     num: int | None = None
+    batch: int | None = None
     num_for_folder: int | None = None
     steps: str | None = None
     guidance: float | None = None
@@ -129,6 +131,7 @@ def from_arguments(arguments: argparse.Namespace, prompts: tuple[str, ...]) -> S
         negative=arguments.negative,
         seed=arguments.seed,
         num=arguments.num,
+        batch=arguments.batch,
         steps=arguments.steps,
         guidance=arguments.guidance,
         sampler=arguments.sampler,

@@ -18,7 +18,7 @@ from ..shipped import STARTER, VAE_FOLDERS
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry
-from .sample_jobs import Job
+from .sample_jobs import Job, batch_entry
 from .sample_lora import loras_entry, merge_loras
 from .sample_memory import decode_entry, embedding_choice, memory_entry, tell_memory
 from .sample_precision import precision_entry
@@ -90,6 +90,10 @@ class TextMaker:
         return either(self._settings.fps, self._pipeline.defaults.fps)
 
     @property
+    def batch(self) -> int:
+        return either(self._settings.batch, 1)
+
+    @property
     def recipe(self) -> Mapping[str, Any]:
         return {
             **asdict(self._recipe),
@@ -99,6 +103,7 @@ class TextMaker:
             **precision_entry(self._settings.precision, self._settings.text_precision),
             **memory_entry(self._settings.memory),
             **decode_entry(self._settings.decode_chunk),
+            **batch_entry(self._settings.batch),
         }
 
     def describe(self, job: Job) -> Mapping[str, Any]:
@@ -108,9 +113,12 @@ class TextMaker:
         return str(job.item)[:MAX_TITLE]
 
     def make(self, job: Job, callback: StepCallback | None) -> Tensor:
+        return self.make_together([job], callback)[0]
+
+    def make_together(self, jobs: Sequence[Job], callback: StepCallback | None) -> Tensor:
         recipe = self._recipe
         result = self._pipeline(
-            job.item,
+            [str(job.item) for job in jobs],
             negative_prompt=recipe.negative,
             num_frames=recipe.frames,
             height=recipe.height,
@@ -118,13 +126,14 @@ class TextMaker:
             num_steps=recipe.steps,
             guidance_scale=recipe.guidance,
             sampler=recipe.sampler,
-            seed=job.seed,
+            seed=[job.seed for job in jobs],
             eta=recipe.eta,
             temporal_attention=recipe.temporal_attention,
             vae=recipe.vae,
             decode_chunk=self._settings.decode_chunk,
             callback=callback,
             cache=self._settings.cache,
+            batch_size=len(jobs),
         )
         self._notes.tell(result.cache)
         self._compile_notes.tell()

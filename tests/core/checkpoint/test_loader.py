@@ -84,6 +84,23 @@ def test_model_is_ready_for_use(tmp_path: Path) -> None:
         assert torch.equal(model(latents, timesteps, text), original(latents, timesteps, text))
 
 
+@pytest.mark.parametrize("out_channels", [8, None])
+def test_folder_that_diffusers_saved_with_values_left_out_loads(
+    tmp_path: Path, out_channels: int | None
+) -> None:
+    from diffusers import LatteTransformer3DModel
+
+    sizes = tiny_config()
+    left_out = {"_class_name", "num_embeds_ada_norm", "out_channels"}
+    kept = {key: value for key, value in sizes.items() if key not in left_out}
+    saved = LatteTransformer3DModel(**kept, out_channels=out_channels, video_length=2)
+    saved.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["num_embeds_ada_norm"] is None
+    model = load_transformer(tmp_path)
+    assert model.config.out_channels == (out_channels or model.config.in_channels)
+    assert torch.equal(model.proj_out.weight, saved.proj_out.weight)
+
+
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_old_t2v_pt_loads_without_its_unused_buffer(tmp_path: Path, is_zip: bool) -> None:
     weights = tiny_weights()

@@ -344,3 +344,24 @@ def test_grid_in_bytes_is_the_grid_in_numbers(tmp_path: Path) -> None:
     frames = torch.rand(1, 4, 4, 3)
     joined = frames_from_bytes(Grid.of(1).join([bytes_from_frames(frames)]))
     assert (joined - frames).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_batch_is_a_setting_of_a_folder_that_goes_on_to_the_same_bytes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(place: Path, *more: str) -> int:
+        options = ["--class", "0", "--class", "2", "--num", "3", "--format", "gif", *more]
+        return sample(folder, *options, "--output-dir", place)
+
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert fill(whole, "--batch", "2") == fill(resumed, "--batch", "2") == 0
+    (resumed / "000001.gif").unlink()
+    assert fill(resumed, "--batch", "2") == 0
+    names = [f"{index:06d}.gif" for index in range(3)]
+    assert [(whole / n).read_bytes() for n in names] == [(resumed / n).read_bytes() for n in names]
+    assert json.loads((whole / "videos.json").read_text())["run"]["batch"] == 2
+    capsys.readouterr()
+    assert fill(whole) == 2
+    assert "batch was 2, but is None now" in error_of(capsys)
+    assert fill(tmp_path / "none", "--batch", "0") == 2
+    assert "--batch is 0" in error_of(capsys)
