@@ -23,6 +23,7 @@ from latte_core.model.lora import LoraSettings, add_lora, lora_state, remove_lor
 from latte_core.pipeline import Pipeline
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import QuantisedLinear
+from latte_core.precision.names import UNPACKED
 from latte_core.precision.packing import pack
 from latte_core.precision.quantize import quantize_text
 from latte_core.text.t5 import TextEncoder
@@ -116,7 +117,7 @@ def test_a_text_encoder_in_eight_bits_gives_nearly_the_same_features(
     found = encoder.encode(PROMPTS).embeds
     assert done.bytes_after < 0.4 * done.bytes_before
     layer = encoder.module.get_submodule(WO.removesuffix(".weight"))
-    assert isinstance(layer, QuantisedLinear) and layer.unpacks
+    assert isinstance(layer, QuantisedLinear) and layer.backend.name == UNPACKED
     # the features are of unit size; e4m3 errs by 1/40 of a weight on average, int8 by a tenth of it
     assert 0 < float((found - exact).pow(2).mean().sqrt()) < (0.2 if name == "fp8" else 0.03)
     assert encoder.dtype == torch.float32
