@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..precision.names import PRECISIONS, TEXT_PRECISIONS
+
+if TYPE_CHECKING:
+    from ..class_pipeline import ClassPipeline
+    from ..pipeline import Pipeline
+    from .sample_settings import Settings
 
 
 def add_precision_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +33,29 @@ def add_precision_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def precision_entry(precision: str | None, text_precision: str | None) -> Mapping[str, Any]:
-    """Return what a recipe says of it: nothing of what was left out."""
-    entries = {"precision": precision, "text_precision": text_precision}
+def set_precision(pipeline: Pipeline | ClassPipeline, settings: Settings) -> None:
+    """Set the precision that was asked for, and print what was done for it."""
+    if settings.precision is None:
+        return
+    if settings.kernels is False:
+        pipeline.use_kernels(False)  # nor for products in eight bits
+    pipeline.set_precision(settings.precision)
+    if pipeline.precision.sentence is not None:
+        print(pipeline.precision.sentence)
+
+
+def precision_entry(
+    precision: str | None, text_precision: str | None, product: str | None
+) -> Mapping[str, Any]:
+    """Return what a recipe says of it: nothing of what was left out.
+
+    Args:
+        precision, text_precision: as they were asked for.
+        product: how eight-bit layers multiplied.
+    """
+    entries = {
+        "precision": precision,
+        "precision_product": product,
+        "text_precision": text_precision,
+    }
     return {name: value for name, value in entries.items() if value is not None}

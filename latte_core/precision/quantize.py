@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..kernels.choice import KernelUse
 from ..model.attention import FusedLinear
 from ..model.fused_qkv import fuse_qkv
 from ..model.latte_t2v import LatteT2V
@@ -82,7 +84,9 @@ def quantize(
     device = device or layers[next(iter(layers))].weight.device
     found = backend and f"Products run as {backend.name}."
     if backend is None:
-        trial = find_backend(_widest(layers), kind, device)
+        kernels: Any = getattr(model, "kernels", None)
+        allowed = kernels is None or kernels.use is not KernelUse.NEVER
+        trial = find_backend(_widest(layers), kind, device, with_kernels=allowed)
         backend, found = trial.backend, trial.sentence
         if not trial.pays:
             logger.warning(found)

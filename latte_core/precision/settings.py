@@ -24,10 +24,12 @@ class RunPrecision:
     Args:
         name: one of `PRECISIONS`, or None for the weights' own.
         product: how eight-bit layers multiply, see `names`; None without such layers.
+        sentence: what was done to the model, for a person; None if nothing was.
     """
 
     name: str | None = None
     product: str | None = None
+    sentence: str | None = None
 
     def active(self) -> AbstractContextManager[None]:
         """Return the context to run the model in."""
@@ -59,4 +61,4 @@ def apply_precision(
         return RunPrecision(name=name)
     done = quantize(model, name, device=device)
     logger.info(done.sentence)
-    return RunPrecision(name=name, product=done.product)
+    return RunPrecision(name=name, product=done.product, sentence=done.sentence)

@@ -52,7 +52,12 @@ class Trial:
 
 
 def find_backend(
-    layer: nn.Linear, kind: Format, device: torch.device, timer: Timer = device_time
+    layer: nn.Linear,
+    kind: Format,
+    device: torch.device,
+    *,
+    with_kernels: bool = True,
+    timer: Timer = device_time,
 ) -> Trial:
     """Try one layer of a model in eight bits on a device, on a card against its own type.
 
@@ -60,6 +65,7 @@ def find_backend(
         layer: a wide one.
         kind: number format.
         device: where it will run.
+        with_kernels: try our own, too.
         timer: measures a call on the device.
     """
     if device.type == "cpu":
@@ -69,7 +75,7 @@ def find_backend(
     weight = layer.weight.detach().to(device)
     tokens = normal_tokens(weight)
     with torch.no_grad(), on_device_of(weight):
-        able = able_backends(kind, weight, tokens)
+        able = able_backends(kind, weight, tokens, with_kernels)
         if not able:
             return Trial(backend=UNPACKING, sentence=failed(kind, layer), pays=False)
         own = partial(F.linear, tokens, weight)
@@ -96,7 +102,7 @@ def normal_tokens(weight: Tensor) -> Tensor:
 
 
 def able_backends(
-    kind: Format, weight: Tensor, tokens: Tensor
+    kind: Format, weight: Tensor, tokens: Tensor, with_kernels: bool
 ) -> list[tuple[Backend, Callable[[], Tensor]]]:
     """Return what multiplies a layer right on its device, as calls."""
     values, scales = quantise_rows(weight, kind)
@@ -107,18 +113,19 @@ def able_backends(
     few = tokens[:: max(1, TOKENS // 256)]
     expected = multiply(rows_of(few, kind, EMULATION), values, scales, None, EMULATION).float()
     able: list[tuple[Backend, Callable[[], Tensor]]] = []
-    for backend in backends(kind, weight.device):
+    for backend in backends(kind, weight.device, with_kernels):
         step = partial(call, backend)
         if works(step, expected) and (not backend.with_kernels or norms(weight, tokens, kind)):
             able.append((backend, step))
     return able
 
 
-def backends(kind: Format, device: torch.device) -> list[Backend]:
+def backends(kind: Format, device: torch.device, with_kernels: bool) -> list[Backend]:
     """Return what may be tried on a card, the most modest first."""
     name = SCALED_MM if kind is FP8 else INT_MM
     plain = Backend(name=name, place=device.type)
-    if torch.cuda.get_device_capability(device) < OLDEST or not has_programs():
+    is_old = torch.cuda.get_device_capability(device) < OLDEST
+    if is_old or not with_kernels or not has_programs():
         return [plain]
     own = [replace(plain, name=TRITON, with_kernels=True, tile=tile) for tile in range(len(TILES))]
     return [plain, replace(plain, with_kernels=True), *own]
