@@ -1,15 +1,15 @@
 """Operators of eight-bit layers: rows quantised where they are made, products with their scales.
 
-A linear layer in eight bits reads tokens as `Rows`, and its result is scaled by row and by column.
+A linear layer in eight bits reads tokens as `rows.Rows`; its result is scaled by row and by column.
 Rows come straight from what makes the tokens (a norm, GELU), so that these are never written in 16
 bits; scales, bias and cast belong to the product. A product of torch's own that returns whole
-numbers leaves them as `Sums`, which are scaled by whatever reads them next.
+numbers leaves them as `rows.Sums`, which are scaled by whatever reads them next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,70 +24,11 @@ from .ops import (
     row_stride,
     written_like,
 )
+from .rows import Sums
 
 LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}  # numbers of each format
 TILES = ((64, 128, 64, 4, 3), (128, 128, 64, 4, 4), (128, 128, 128, 8, 3), (128, 256, 128, 8, 3))
 """Rows, columns, depth, warps and stages of a product's program, as in `ops.TILES`."""
-
-
-class Rows(NamedTuple):
-    """Tokens in eight bits, for the layers that read them.
-
-    Args:
-        values: (M, K) numbers.
-        scales: (M, 1) float32.
-        shape: of the tokens they stand for, (..., K).
-        dtype: of those tokens.
-    """
-
-    values: Tensor
-    scales: Tensor
-    shape: torch.Size
-    dtype: torch.dtype
-
-    def view(self, *size: int) -> Rows:
-        """Return the same tokens grouped in another way; one number may be -1."""
-        return self._replace(shape=viewed(self.values, size))
-
-
-class Sums(NamedTuple):
-    """The result of a layer before it is scaled.
-
-    Args:
-        total: (M, N) int32, products of the numbers alone.
-        row_scales: (M, 1) float32 of the tokens.
-        scales: (N, 1) float32 of the weight.
-        bias: (N,), or None.
-        shape: of the result, (..., N).
-        dtype: of the result.
-    """
-
-    total: Tensor
-    row_scales: Tensor
-    scales: Tensor
-    bias: Tensor | None
-    shape: torch.Size
-    dtype: torch.dtype
-
-    @property
-    def factors(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Scales of rows and columns, and the bias."""
-        return self.row_scales, self.scales, self.bias
-
-    def view(self, *size: int) -> Sums:
-        """Return the same result grouped in another way; one number may be -1."""
-        return self._replace(shape=viewed(self.total, size))
-
-    def scaled(self) -> Tensor:
-        """Return the result itself."""
-        return SCALED_SUMS(self.total, *self.factors, self.dtype).view(self.shape)
-
-
-def viewed(tensor: Tensor, size: tuple[int, ...]) -> torch.Size:
-    """Return the shape that `tensor.view(*size)` has."""
-    known = -torch.Size(size).numel()
-    whole = tensor.numel() // known if known > 0 else -1
-    return torch.Size(whole if one == -1 else one for one in size)
 
 
 def programs() -> Any:
@@ -398,3 +339,8 @@ OPERATORS: tuple[tuple[str, Callable[..., Any], Callable[..., Any]], ...] = (
     GATED_SUM_OF_SUMS,
     EIGHT_BIT_LINEAR,
 ) = (define(*one) for one in OPERATORS)
+
+
+def scaled(sums: Sums) -> Tensor:
+    """Return the result that sums stand for."""
+    return SCALED_SUMS(sums.total, *sums.factors, sums.dtype).view(sums.shape)

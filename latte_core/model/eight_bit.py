@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.choice import KernelSet
-from ..kernels.eight_bit import Rows, Sums
+from ..kernels.rows import Rows, Sums
 
 Tokens = Tensor | Rows
 """Tokens (..., D) as layers read them."""

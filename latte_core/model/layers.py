@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.choice import LINEAR_GELU, KernelSet, is_plain_linear
-from ..kernels.eight_bit import Rows
+from ..kernels.rows import Rows
 from .eight_bit import Tokens, Update, gelu_rows, update_of
 
 TIMESTEP_FEATURES = 256

@@ -13,7 +13,8 @@ from ..kernels.choice import (
     fits_gated_sum,
     fits_norm,
 )
-from ..kernels.eight_bit import GATED_SUM_NORM_ROWS, GATED_SUM_OF_SUMS, NORM_ROWS, Rows, Sums
+from ..kernels.eight_bit import GATED_SUM_NORM_ROWS, GATED_SUM_OF_SUMS, NORM_ROWS, scaled
+from ..kernels.rows import Rows, Sums
 from .eight_bit import Tokens, Update, row_kind
 from .layers import modulated_norm
 
@@ -71,7 +72,7 @@ def settled(stream: Stream, kernels: KernelSet) -> Tensor:
     if isinstance(update, Sums):
         if fits_norm(hidden, gate):
             return GATED_SUM_OF_SUMS(hidden, update.total, *update.factors, gate)
-        update = update.scaled()
+        update = scaled(update)
     return kernels.run(GATED_SUM, gated_sum, hidden, update, gate)
 
 
@@ -89,7 +90,7 @@ def settled_norm(
     hidden, update, gate = (stream, None, None) if isinstance(stream, Tensor) else stream.take()
     if update is None:
         return hidden, kernels.run(MODULATED_NORM, modulated_norm, hidden, shift, factor, eps)
-    update = update.scaled() if isinstance(update, Sums) else update
+    update = scaled(update) if isinstance(update, Sums) else update
     return kernels.run(GATED_SUM_NORM, gated_sum_norm, hidden, update, gate, shift, factor, eps)
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.choice import MAX_WIDTH
-from ..kernels.eight_bit import TOKEN_ROWS, Rows, Sums
+from ..kernels.eight_bit import TOKEN_ROWS
+from ..kernels.rows import Rows, Sums
 from ..model.attention import FusedLinear, FusedRows
 from ..text.stored_linear import StoredLinear
 from .formats import Format, dequantise_rows, quantise_rows

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.choice import MAX_WIDTH
-from ..kernels.eight_bit import EIGHT_BIT_LINEAR, TOKEN_ROWS, Rows, Sums
+from ..kernels.eight_bit import EIGHT_BIT_LINEAR, TOKEN_ROWS, scaled
+from ..kernels.rows import Rows, Sums
 from .formats import FP8, Format, quantise_tokens
 from .names import EMULATED, INT_MM, SCALED_MM, TRITON, UNPACKED
 from .processor import has_int8_product
@@ -121,7 +122,7 @@ def multiply(
     if backend.name == SCALED_MM:
         return scaled_product(rows.values, values, rows.scales, scales, bias).to(rows.dtype)
     if backend.name == INT_MM and backend.with_kernels:
-        return sums(rows, values, scales, bias).scaled().flatten(0, -2)
+        return scaled(sums(rows, values, scales, bias)).flatten(0, -2)
     if backend.name == INT_MM:
         total = whole_product(rows.values, values).float()
     else:

@@ -72,6 +72,13 @@ def find_backend(
         return find_on_processor(layer, kind, device)
     if not is_capable(kind, device):
         return Trial(backend=UNPACKING, sentence=no_product(kind, device, layer), pays=False)
+    return find_on_card(layer, kind, device, with_kernels, timer)
+
+
+def find_on_card(
+    layer: nn.Linear, kind: Format, device: torch.device, with_kernels: bool, timer: Timer
+) -> Trial:
+    """Time a layer in eight bits, in each way that works, and in its own type."""
     weight = layer.weight.detach().to(device)
     tokens = normal_tokens(weight)
     with torch.no_grad(), on_device_of(weight):

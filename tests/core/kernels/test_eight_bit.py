@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from latte_core.kernels.eight_bit import Rows, Sums, viewed
+from latte_core.kernels.rows import Rows, Sums, viewed
 
 SCRIPT = Path(__file__).resolve().parents[2] / "support" / "eight_bit_cases.py"
 NEAR = 1e-3  # what rows of other bits would pass by far

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latte_core.kernels.eight_bit import Rows
+from latte_core.kernels.rows import Rows
 from latte_core.precision.formats import (
     FORMATS,
     FP8,
