@@ -84,7 +84,7 @@ def find_on_card(
     with torch.no_grad(), on_device_of(weight):
         able = able_backends(kind, weight, tokens, with_kernels)
         if not able:
-            return Trial(backend=UNPACKING, sentence=failed(kind, layer), pays=False)
+            return Trial(backend=UNPACKING, sentence=failed(kind, dtype_name(layer)), pays=False)
         own = partial(F.linear, tokens, weight)
         best, times = fastest(own, able, timer)
     return spoken(best, times, kind, weight.dtype)
@@ -221,13 +221,13 @@ def spoken(backend: Backend, times: tuple[float, float], kind: Format, dtype: to
     )
 
 
-def failed(kind: Format, layer: nn.Linear) -> str:
-    """Say that a card should multiply numbers of a kind, but does not."""
+def failed(kind: Format, dtype: str) -> str:
+    """Say that a card should multiply numbers of a kind, but does not; `dtype` takes its place."""
     return (
         f"{kind.name} saves memory here, but no time: this card's generation has {kind.name} "
         "products, but a small one, tried with this torch and driver, did not work. So weights "
-        f"are unpacked for each product, which runs in {dtype_name(layer)}. Update torch and the "
-        "driver, or leave the precision out for speed."
+        f"are unpacked for each product, which runs in {dtype}. Update torch and the driver, "
+        "or leave the precision out for speed."
     )
 
 
@@ -239,6 +239,9 @@ def no_product(kind: Format, device: torch.device, layer: nn.Linear | None = Non
         device: where the model runs.
         layer: of the model, for the type that products run in.
     """
+    dtype = "the run's own type" if layer is None else dtype_name(layer)
+    if is_capable(kind, device):
+        return failed(kind, dtype)
     if device.type == "cpu" and kind is INT8:
         found = "processor has no fast and exact int8 product, which takes VNNI or AMX instructions"
         other = " Leave the precision out for speed."
@@ -251,7 +254,6 @@ def no_product(kind: Format, device: torch.device, layer: nn.Linear | None = Non
         other = " Leave the precision out for speed."
         if kind is FP8 and has_product(INT8, device):
             other = ' Choose "int8", which this device multiplies, or none.'
-    dtype = "the run's own type" if layer is None else dtype_name(layer)
     return (
         f"{kind.name} saves memory here, but no time: this {found}. So weights are unpacked for "
         f"each product, which runs in {dtype}.{other}"
