@@ -21,9 +21,9 @@ def add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         help="fp8 or int8: attention and feed-forward layers in eight bits, with the LoRAs in them "
-        "(fp8 is faster on NVIDIA cards from the RTX 40 series on, int8 from the RTX 20 series on "
-        "and on the CPU; elsewhere they only save memory); fp16-acc: sums in float16, with --dtype "
-        "float16, on NVIDIA cards",
+        "(fp8 for NVIDIA cards from the RTX 40 series on, int8 from the RTX 20 series on and for "
+        "CPUs with VNNI or AMX; where a layer, timed on the card, is no faster they only save "
+        "memory); fp16-acc: sums in float16, with --dtype float16, on NVIDIA cards",
     )
     group.add_argument(
         "--text-precision",
