@@ -13,7 +13,9 @@ Those of matrix products (and of the patch convolution) are counted apart, becau
 sets the time. A multiply-add is two operations; attention counts its two products. Text and
 positions are prepared before the pass where the class can be given them. A fused kernel of ours is
 one operator too: a linear layer with its GELU is a matrix product, and attention across frames is
-attention.
+attention. Of layers in eight bits the product is a matrix product, whatever its kernel scales, adds
+and casts before it writes; quantising tokens is not, nor is scaling the 32-bit sums of
+torch._int_mm. What was counted how is printed for each operator of those ways.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,17 @@ from torch.utils.flop_counter import flop_registry
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, FRAMES, CELLS, TEXT_WIDTH = 2, 16, 64, 4096
 DTYPE = torch.bfloat16
-GEMMS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear_gelu")
+GEMMS = (
+    *("mm", "addmm", "bmm", "baddbmm", "convolution", "linear_gelu"),
+    *("eight_bit_linear", "_scaled_mm", "_int_mm"),
+)
+EIGHT_BIT = {  # how the layers of each way multiply: format, product, our kernels
+    "ours, fp8 by our product": ("fp8", "triton", True),
+    "ours, fp8 by _scaled_mm": ("fp8", "scaled_mm", True),
+    "ours, int8 by our product": ("int8", "triton", True),
+    "ours, int8 by _int_mm": ("int8", "int_mm", True),
+    "ours, int8 without kernels": ("int8", "int_mm", False),
+}
 ATTENTIONS = ("attention", "attend_across_frames")
 FREE = ("_unsafe_view",)  # a view whose schema does not say so
 LATTE_1: dict[str, Any] = {
@@ -130,11 +143,19 @@ class OpCounter(TorchDispatchMode):
             self.flops += 4 * out.numel() * args[1].shape[2]
         elif name == "attend_across_frames":
             self.flops += 4 * out.numel() * args[3]
-        elif name == "linear_gelu":
+        elif name in ("linear_gelu", "eight_bit_linear", "_int_mm"):
             self.flops += 2 * out.numel() * args[0].shape[-1]
         elif packet in flop_registry:
             self.flops += flop_registry[packet](*args, **kwargs, out_val=out)
         return out
+
+    def by_operator(self) -> list[tuple[str, int, float, str]]:
+        """Return name, launches, 10^9 bytes and what it is counted as, most bytes first."""
+        kinds = dict.fromkeys(GEMMS, "product") | dict.fromkeys(ATTENTIONS, "attention")
+        return [
+            (name, self.launches[name], size / 1e9, kinds.get(name, "other"))
+            for name, size in self.bytes.most_common()
+        ]
 
     def counts(self) -> Counts:
         """Return the figures so far."""
@@ -198,15 +219,16 @@ def count_diffusers(tokens: int) -> OpCounter:
     return count(lambda: model(*given))
 
 
-def count_ours(
+def prepare_ours(
     tokens: int,
     *,
     as_sampled: bool = True,
     fused: bool = False,
     own_attention: bool = False,
     kernels: bool = False,
-) -> OpCounter:
-    """Count our class, with text and places handed in.
+    eight_bit: tuple[str, str, bool] | None = None,
+) -> Callable[[], Tensor]:
+    """Return a call of our class on meta tensors, with text and places handed in.
 
     Args:
         tokens: of each prompt.
@@ -215,6 +237,7 @@ def count_ours(
         fused: after `fuse_qkv`.
         own_attention: a host does the attention.
         kernels: with our fused kernels.
+        eight_bit: format, product and whether our kernels quantise, as in `EIGHT_BIT`.
     """
     choice = import_core("kernels.choice")
     attention = import_core("model.attention")
@@ -222,6 +245,10 @@ def count_ours(
         model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
         if fused:
             import_core("model.fused_qkv").fuse_qkv(model)
+    if eight_bit is not None:
+        name, product, with_kernels = eight_bit
+        backend = import_core("precision.matmul").Backend(name=product, with_kernels=with_kernels)
+        import_core("precision.quantize").quantize(model, name, backend=backend)
     model.kernels = choice.KernelSet(choice.KernelUse.ALWAYS if kernels else choice.KernelUse.NEVER)
     latents, timesteps, context = inputs(tokens)
     more: dict[str, Any] = {
@@ -237,7 +264,17 @@ def count_ours(
             return attention.scaled_dot_product(*args, **kwargs)
 
         more["hooks"] = attention.BlockHooks(attention=attend)
-    return count(lambda: model(latents, timesteps, **more))
+    return torch.no_grad()(lambda: model(latents, timesteps, **more))
+
+
+def count_ours(tokens: int, **way: Any) -> OpCounter:
+    """Count what `prepare_ours` prepares."""
+    return count(prepare_ours(tokens, **way))
+
+
+def count_eight_bit(tokens: int, way: tuple[str, str, bool]) -> OpCounter:
+    """Count our class with kernels and layers in eight bits."""
+    return count_ours(tokens, kernels=True, eight_bit=way)
 
 
 def ways() -> dict[str, Callable[[int], OpCounter]]:
@@ -249,6 +286,7 @@ def ways() -> dict[str, Callable[[int], OpCounter]]:
         "ours, as the pipeline samples": count_ours,
         "ours, the same with fused QKV": lambda n: count_ours(n, fused=True),
         "ours, fused QKV and kernels": lambda n: count_ours(n, fused=True, kernels=True),
+        **{name: partial(count_eight_bit, way=way) for name, way in EIGHT_BIT.items()},
     }
 
 
@@ -262,6 +300,9 @@ def report(counters: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             f"{name:32}{found.launches:8}{found.gemms:7}{found.other_gb:10.2f}"
             f"{found.gemm_gb:9.2f}{found.tflop:9.3f}"
         )
+        if name in EIGHT_BIT:
+            for operator, launches, size, kind in counter.by_operator():
+                print(f"    {operator:28}{launches:8}{size:10.2f} GB, {kind}")
         figures[name] = asdict(found) | {
             "other_gb_by_operator": {
                 operator: round(size / 1e9, 3)

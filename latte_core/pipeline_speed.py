@@ -27,13 +27,20 @@ class SpeedUps:
     graphs: GraphedDenoiser | None = None
     _precision = RunPrecision()
 
+    @property
+    def precision(self) -> RunPrecision:
+        """How runs compute, and what was done to the model for that."""
+        return self._precision
+
     def set_precision(self, name: str | None) -> None:
         """Have the transformer compute less exactly, and on many cards faster.
 
         Args:
             name: `fp8` or `int8` stores its wide layers in eight bits, from now on, with the LoRAs
                 that are merged by then; `fp16-acc` sums products in float16 during runs. None
-                changes nothing.
+                changes nothing. On a card one layer is timed in eight bits and in its own type,
+                with our kernels unless `use_kernels(False)` came before; `precision` says how
+                products are made, and the log what was timed.
 
         Raises:
             InvalidInputError: for another name, or a model or device that it does not fit.

@@ -22,7 +22,7 @@ from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job, batch_entry
 from .sample_lora import loras_entry, merge_loras
 from .sample_memory import decode_entry, memory_entry, tell_memory
-from .sample_precision import precision_entry
+from .sample_precision import precision_entry, set_precision
 from .sample_settings import CLASSES, UNCONDITIONAL, Settings, require_kind
 from .sample_text import either
 
@@ -72,7 +72,7 @@ class ClassMaker:
         require_kind(settings, CLASSES if is_class else UNCONDITIONAL, self._name)
         self._items = self._find_items()
         merge_loras(self._pipeline, settings.loras)
-        self._pipeline.set_precision(settings.precision)
+        set_precision(self._pipeline, settings)
         self._run = self._pipeline.settle(
             settings.sampler,
             settings.steps,
@@ -118,7 +118,7 @@ class ClassMaker:
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
             **compile_entry(self._settings),
-            **precision_entry(self._settings.precision, None),
+            **precision_entry(self._settings.precision, None, self._pipeline.precision.product),
             **memory_entry(self._settings.memory),
             **decode_entry(self._settings.decode_chunk),
             **batch_entry(self._settings.batch),

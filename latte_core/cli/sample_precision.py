@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..precision.names import PRECISIONS, TEXT_PRECISIONS
+
+if TYPE_CHECKING:
+    from ..class_pipeline import ClassPipeline
+    from ..pipeline import Pipeline
+    from .sample_settings import Settings
 
 
 def add_precision_options(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +21,9 @@ def add_precision_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=PRECISIONS,
         help="fp8 or int8: attention and feed-forward layers in eight bits, with the LoRAs in them "
-        "(fp8 is faster on NVIDIA cards from the RTX 40 series on, int8 from the RTX 20 series on "
-        "and on the CPU; elsewhere they only save memory); fp16-acc: sums in float16, with --dtype "
-        "float16, on NVIDIA cards",
+        "(fp8 for NVIDIA cards from the RTX 40 series on, int8 from the RTX 20 series on and for "
+        "CPUs with VNNI or AMX; where a layer, timed on the card, is no faster they only save "
+        "memory); fp16-acc: sums in float16, with --dtype float16, on NVIDIA cards",
     )
     group.add_argument(
         "--text-precision",
@@ -28,7 +33,29 @@ def add_precision_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def precision_entry(precision: str | None, text_precision: str | None) -> Mapping[str, Any]:
-    """Return what a recipe says of it: nothing of what was left out."""
-    entries = {"precision": precision, "text_precision": text_precision}
+def set_precision(pipeline: Pipeline | ClassPipeline, settings: Settings) -> None:
+    """Set the precision that was asked for, and print what was done for it."""
+    if settings.precision is None:
+        return
+    if settings.kernels is False:
+        pipeline.use_kernels(False)  # nor for products in eight bits
+    pipeline.set_precision(settings.precision)
+    if pipeline.precision.sentence is not None:
+        print(pipeline.precision.sentence)
+
+
+def precision_entry(
+    precision: str | None, text_precision: str | None, product: str | None
+) -> Mapping[str, Any]:
+    """Return what a recipe says of it: nothing of what was left out.
+
+    Args:
+        precision, text_precision: as they were asked for.
+        product: how eight-bit layers multiplied.
+    """
+    entries = {
+        "precision": precision,
+        "precision_product": product,
+        "text_precision": text_precision,
+    }
     return {name: value for name, value in entries.items() if value is not None}

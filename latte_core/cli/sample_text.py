@@ -21,7 +21,7 @@ from .sample_compile import CompileNotes, compile_entry
 from .sample_jobs import Job, batch_entry
 from .sample_lora import loras_entry, merge_loras
 from .sample_memory import decode_entry, embedding_choice, memory_entry, tell_memory
-from .sample_precision import precision_entry
+from .sample_precision import precision_entry, set_precision
 from .sample_settings import Settings
 
 MAX_TITLE = 32
@@ -72,7 +72,7 @@ class TextMaker:
         tell_memory(self._pipeline, settings.memory)
         self._check_betas()
         merge_loras(self._pipeline, settings.loras)
-        self._pipeline.set_precision(settings.precision)
+        set_precision(self._pipeline, settings)
         self._recipe = make_recipe(settings, self._pipeline, Path(model).name)
         self._notes = CacheNotes()
         self._compile_notes = CompileNotes(self._pipeline, settings)
@@ -100,7 +100,11 @@ class TextMaker:
             **loras_entry(self._settings.loras),
             **cache_entry(self._settings.cache),
             **compile_entry(self._settings),
-            **precision_entry(self._settings.precision, self._settings.text_precision),
+            **precision_entry(
+                self._settings.precision,
+                self._settings.text_precision,
+                self._pipeline.precision.product,
+            ),
             **memory_entry(self._settings.memory),
             **decode_entry(self._settings.decode_chunk),
             **batch_entry(self._settings.batch),

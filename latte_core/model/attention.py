@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels.backends import Backends
 from ..kernels.choice import KernelSet
+from .eight_bit import Tokens, Update, shared_rows, update_of
 from .short_attention import attend_with_products, gains_from_products
 
 TEMPORAL = "temporal"  # kind of attention, among "spatial" and "cross"
@@ -181,8 +182,14 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([operations.Linear(width, width, dtype=dtype, device=device)])
         self.to_qkv = None  # in the place of the first three after `fuse_qkv`
 
-    def project(self, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def readers(self) -> tuple[nn.Module, ...]:
+        """The layers that read the tokens of self-attention."""
+        return (self.to_q, self.to_k, self.to_v) if self.to_qkv is None else (self.to_qkv,)
+
+    def project(self, tokens: Tokens, heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of tokens (B, rows, D), each (B, rows, N, D/N)."""
+        tokens = shared_rows(self.readers, tokens)
         if self.to_qkv is not None:
             joined: Tensor = self.to_qkv(tokens)
             q, k, v = joined.view(*tokens.shape[:2], heads, 3, -1).unbind(3)
@@ -190,13 +197,17 @@ class Attention(nn.Module):
         q, k, v = (layer(tokens) for layer in (self.to_q, self.to_k, self.to_v))
         return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
-    def project_values(self, tokens: Tensor) -> Tensor:
+    def project_values(self, tokens: Tokens) -> Tensor:
         """Return the values of tokens (B, rows, D), as they are."""
         return self.to_v(tokens) if self.to_qkv is None else self.to_qkv.project_values(tokens)
 
     def project_out(self, hidden: Tensor) -> Tensor:
         """Apply the output projection."""
         return self.to_out[0](hidden)
+
+    def update_of(self, hidden: Tensor, kernels: KernelSet) -> Update:
+        """Apply the output projection, for a sum."""
+        return update_of(self.to_out[0], hidden, kernels)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -221,7 +232,7 @@ class FusedRows(nn.Module):
     TENSORS: tuple[str, ...]
     heads: int
 
-    def product(self, tokens: Tensor, *tensors: Tensor) -> Tensor:
+    def product(self, tokens: Any, *tensors: Tensor) -> Tensor:
         """Apply the rows that are in `tensors`, of the kinds in `TENSORS`: (..., D) -> (..., R)."""
         raise NotImplementedError
 
@@ -256,7 +267,7 @@ class FusedRows(nn.Module):
         """Return what of (3 * D, ...) belongs to each of the three, as views (N, D/N, ...)."""
         return list(self.by_head(joined).unbind(1))
 
-    def project_values(self, tokens: Tensor) -> Tensor:
+    def project_values(self, tokens: Tokens) -> Tensor:
         """Return the values of tokens (..., D) alone."""
         whole: list[Tensor] = [getattr(self, name) for name in self.TENSORS]
         return self.product(tokens, *(self.by_head(one)[:, 2].flatten(0, 1) for one in whole))

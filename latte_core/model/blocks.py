@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ..errors import IncompatibleInputsError
 from ..kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet
 from .attention import TEMPORAL, Attention, BlockHooks, attend, attend_across_frames
+from .eight_bit import Tokens
 from .layers import FeedForward, modulation_rows
-from .residual import Owed, Stream, settled, settled_norm
+from .residual import Owed, Stream, settled, settled_rows
 
 TEXT_LENGTHS = (16, 32, 64, 128)  # of texts where each length costs a graph
 PADDING_LOGIT = -30000.0  # lower than that of masked rows: a text that is masked whole stays so
@@ -193,7 +194,8 @@ class Block(nn.Module):
             run: what all blocks share.
         """
         shift, factor, gate = parts
-        hidden, tokens = settled_norm(stream, shift, factor, self.eps, run.kernels)
+        reader = self.ff.reader
+        hidden, tokens = settled_rows(stream, shift, factor, self.eps, run.kernels, reader)
         del stream  # its parts are not needed beside the widest layer
         owed = Owed(hidden, self.ff(tokens, run.kernels), gate)
         return owed if run.carries else settled(owed, run.kernels)
@@ -231,12 +233,14 @@ class SpatialBlock(Block):
     ) -> Tensor:
         """Attend within frames: (B, F*S, D) -> (B, F*S, D); `parts` are those of `split_rows`."""
         shift, factor, gate = (part[: stream.shape[0]] for part in parts[:3])
-        hidden, tokens = settled_norm(stream, shift, factor, self.eps, run.kernels)
+        reader = self.attn1.readers[0]
+        hidden, tokens = settled_rows(stream, shift, factor, self.eps, run.kernels, reader)
         tokens = tokens.view(hidden.shape[0] * run.grid.num_frames, -1, hidden.shape[2])
-        update = self.attn1.project_out(self.attend_within_frames(tokens, run, index))
-        return settled(Owed(hidden, update.view_as(hidden), gate), run.kernels)
+        attended = self.attend_within_frames(tokens, run, index)
+        update = self.attn1.update_of(attended, run.kernels).view(*hidden.shape)
+        return settled(Owed(hidden, update, gate), run.kernels)
 
-    def attend_within_frames(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
+    def attend_within_frames(self, tokens: Tokens, run: Pass, index: int) -> Tensor:
         """(B*F, S, D) -> (B*F, S, D), before the output projection."""
         q, k, v = self.attn1.project(tokens, self.heads)
         hooks = run.hooks
@@ -266,9 +270,10 @@ class SpatialBlock(Block):
             kind="cross",
             block_index=index,
         )
-        update = self.attn2.project_out(attended).view(run.grid.batch, -1, width)
         if not is_half:
-            return Owed(hidden, update, None)
+            update = self.attn2.update_of(attended, run.kernels)
+            return Owed(hidden, update.view(run.grid.batch, -1, width), None)
+        update = self.attn2.project_out(attended)
         return (hidden + update.view(2, *hidden.shape)).flatten(0, 1)
 
 
@@ -285,17 +290,21 @@ class TemporalBlock(Block):
 
     def add_time(self, stream: Stream, parts: tuple[Tensor, ...], run: Pass, index: int) -> Stream:
         """Attend across frames; `parts` are those of `split_rows`."""
-        hidden, tokens = settled_norm(stream, parts[0], parts[1], self.eps, run.kernels)
-        if run.grid.num_frames == 1 and not torch.is_grad_enabled():
+        is_single = run.grid.num_frames == 1 and not torch.is_grad_enabled()
+        is_direct = is_single or run.hooks.leaves_frames
+        reader = self.attn1.readers[0] if is_direct else None
+        hidden, tokens = settled_rows(stream, parts[0], parts[1], self.eps, run.kernels, reader)
+        if is_single:
             # One frame attends to itself alone. With gradients, queries and keys take part all the
             # same: theirs are zero, not missing, which wrappers for several processes insist on.
-            update = self.attn1.project_out(self.attn1.project_values(tokens))
+            update = self.attn1.update_of(self.attn1.project_values(tokens), run.kernels)
         elif run.hooks.leaves_frames:
             q, k, v = self.attn1.project(tokens, self.heads)
             plain = partial(attend_across_frames, backends=run.kernels.backends)
             attended = run.kernels.run(ATTEND_ACROSS_FRAMES, plain, q, k, v, run.grid.num_frames)
-            update = self.attn1.project_out(attended)
+            update = self.attn1.update_of(attended, run.kernels)
         else:
+            assert isinstance(tokens, Tensor)  # without a reader
             update = self.attend_through_hook(tokens, run, index)
         return Owed(hidden, update, parts[2])
 

@@ -29,7 +29,7 @@ from .blocks import (
 )
 from .layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulation_rows
 from .places import PlaceTables, make_tables
-from .residual import Stream, settled, settled_norm
+from .residual import Owed, Stream, settled, settled_norm
 
 MASKED_LOGIT = -10000.0  # parity: added to the logits of masked text rows, finite on purpose
 
@@ -218,6 +218,7 @@ class LatteT2V(nn.Module):
         stream: Stream = self._embed(seen.to(dtype), places.spatial)  # B (F S) D
         if self.kernels.is_active(stream):
             stream = stream.contiguous()  # kernels read rows; a single frame's patches are columns
+        stream = Owed(stream, None, None) if run.carries else stream  # to be let go by its norm
         for index in range(self.config.num_layers):
             stream = self._run_pair(index, stream, run)
         return self._final_layer(stream, embedding, grid, noise_only).to(latents.dtype)
@@ -256,11 +257,16 @@ class LatteT2V(nn.Module):
         if not run.is_temporal:
             return stream
         if index == 0 and run.temporal_table is not None:
-            hidden = settled(stream, run.kernels)
-            frames = hidden.view(run.grid.batch, run.grid.num_frames, -1, hidden.shape[2])
-            stream = (frames + run.temporal_table.to(hidden.dtype)).flatten(1, 2)
+            stream = self._add_times(stream, run.temporal_table, run)
         rows = run.rows_for(self.config.num_layers + index, modulation)
         return self.temporal_transformer_blocks[index](stream, modulation, rows, run, index)
+
+    def _add_times(self, stream: Stream, table: Tensor, run: Pass) -> Stream:
+        """Add the table of places in time, (1 or B, F, 1, D)."""
+        hidden = settled(stream, run.kernels)
+        frames = hidden.view(run.grid.batch, run.grid.num_frames, -1, hidden.shape[2])
+        added = (frames + table.to(hidden.dtype)).flatten(1, 2)
+        return Owed(added, None, None) if run.carries else added
 
     def _final_layer(
         self, stream: Stream, embedding: Tensor, grid: Grid, noise_only: bool

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.choice import LINEAR_GELU, KernelSet
+from ..kernels.rows import Rows
+from .eight_bit import Tokens, Update, gelu_rows, update_of
 
 TIMESTEP_FEATURES = 256
 
@@ -118,8 +120,26 @@ def linear_gelu(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(tokens, weight, bias), approximate="tanh")
 
 
-def project_gelu(layer: nn.Module, tokens: Tensor, kernels: KernelSet | None) -> Tensor:
-    """Apply a linear layer, then GELU in its tanh form; both at once where a kernel can."""
+def project_gelu(
+    layer: nn.Module,
+    tokens: Tokens,
+    kernels: KernelSet | None,
+    reader: nn.Module | None = None,
+) -> Tokens:
+    """Apply a linear layer, then GELU in its tanh form; both at once where a kernel can.
+
+    Args:
+        layer: the linear layer.
+        tokens: that it reads.
+        kernels: of the model.
+        reader: the layer that reads the result; one in eight bits is given those.
+    """
+    if kernels is not None:
+        rows = gelu_rows(layer, tokens, kernels, reader)
+        if rows is not None:
+            return rows
+    if isinstance(tokens, Rows):
+        return F.gelu(layer(tokens), approximate="tanh")
     if kernels is not None and kernels.is_active(tokens):
         with kernels.weights_of(layer, tokens) as lent:
             if lent is not None:
@@ -134,8 +154,10 @@ class GeluProjection(nn.Module):
         super().__init__()
         self.proj = operations.Linear(width, inner, dtype=dtype, device=device)
 
-    def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
-        return project_gelu(self.proj, hidden, kernels)
+    def forward(
+        self, hidden: Tokens, kernels: KernelSet | None = None, reader: nn.Module | None = None
+    ) -> Tokens:
+        return project_gelu(self.proj, hidden, kernels, reader)
 
 
 class FeedForward(nn.Module):
@@ -156,8 +178,21 @@ class FeedForward(nn.Module):
 
         self.rows: int | None = None  # of tokens at a time, see `set_feed_forward_rows`
 
-    def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
-        return in_parts(lambda part: self.net[2](self.net[0](part, kernels)), hidden, self.rows)
+    @property
+    def reader(self) -> nn.Module | None:
+        """The layer that reads the tokens; None where they are cut into parts before."""
+        first: Any = self.net[0]
+        return first.proj if self.rows is None else None
+
+    def forward(self, hidden: Tokens, kernels: KernelSet | None = None) -> Update:
+        def apply(part: Tokens) -> Tensor:
+            return self.net[2](self.net[0](part, kernels, self.net[2]))
+
+        if self.rows is None and kernels is not None:
+            return update_of(self.net[2], self.net[0](hidden, kernels, self.net[2]), kernels)
+        if isinstance(hidden, Rows):
+            return apply(hidden)
+        return in_parts(apply, hidden, self.rows)
 
 
 def in_parts(apply: Callable[[Tensor], Tensor], hidden: Tensor, rows: int | None) -> Tensor:

@@ -79,7 +79,7 @@ def quantise_tokens(tokens: Tensor, kind: Format) -> tuple[Tensor, Tensor]:
 
 def dequantise_rows(values: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Return numbers times scales; the product is made in float32 and rounded once."""
-    return (values.float() * scales.float()).to(dtype)
+    return values.float().mul_(scales).to(dtype)
 
 
 def _largest(largest: Tensor, kind: Format) -> Tensor:

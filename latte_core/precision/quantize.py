@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..kernels.choice import KernelUse
 from ..model.attention import FusedLinear
+from ..model.fused_qkv import fuse_qkv
+from ..model.latte_t2v import LatteT2V
 from ..model.lora import LoraLinear, modules_of
 from ..model.lora_merge import forget_merged
 from ..model.released_weights import released_names
 from ..text.four_bits import BYTES_PER_NUMBER, FourBitLinear
 from ..text.stored_linear import StoredLinear
-from .formats import FP8, Format, format_named
+from .formats import format_named
 from .layers import is_target, quantised_name
-from .linear import QuantisedLinear, quantised
-from .matmul import has_product
-from .names import INT4_NAME, TEXT_PRECISIONS
+from .linear import quantised, stored
+from .matmul import UNPACKING, Backend
+from .names import INT4_NAME, INT_MM, TEXT_PRECISIONS, UNPACKED
+from .trial import find_backend
 
 logger = logging.getLogger("latte")
 
@@ -34,7 +39,8 @@ class Quantisation:
         name: of the format.
         num_layers: how many layers are stored in it.
         bytes_before, bytes_after: of the weights of those layers, scales included.
-        is_native: whether the device multiplies such numbers; if not, only memory is saved.
+        is_native: whether products are made of such numbers; if not, only memory is saved.
+        product: how they are made, see `names`.
         sentence: the same for a person.
     """
 
@@ -43,10 +49,17 @@ class Quantisation:
     bytes_before: int
     bytes_after: int
     is_native: bool
+    product: str
     sentence: str
 
 
-def quantize(model: nn.Module, name: str, *, device: torch.device | None = None) -> Quantisation:
+def quantize(
+    model: nn.Module,
+    name: str,
+    *,
+    device: torch.device | None = None,
+    backend: Backend | None = None,
+) -> Quantisation:
     """Give a transformer eight-bit attention projections and feed-forward layers.
 
     Weights have a scale for each row, activations one for each token and call. LoRAs have to be
@@ -57,9 +70,10 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
         model: LatteT2V or Latte, fused or not; changed in place.
         name: `fp8` (e4m3) or `int8`.
         device: where it will run; None for where its weights are.
+        backend: how to multiply; None tries the widest layer there, on a card against its own type.
 
     Returns:
-        What was done; where the device has no product of such numbers, that is logged, once.
+        What was done; where products in eight bits do not pay, that is logged, once.
 
     Raises:
         InvalidInputError: for another format, or a model that is quantised or being trained with
@@ -68,10 +82,21 @@ def quantize(model: nn.Module, name: str, *, device: torch.device | None = None)
     kind = format_named(name)
     layers = _targets(model, name)
     device = device or layers[next(iter(layers))].weight.device
-    is_native = has_product(kind, device)
-    if not is_native:
-        logger.warning(no_product(kind, device))
-    return _replace(model, layers, partial(quantised, kind=kind), name, is_native=is_native)
+    found = backend and f"Products run as {backend.name}."
+    if backend is None:
+        kernels: Any = getattr(model, "kernels", None)
+        allowed = kernels is None or kernels.use is not KernelUse.NEVER
+        trial = find_backend(_widest(layers), kind, device, with_kernels=allowed)
+        backend, found = trial.backend, trial.sentence
+        if not trial.pays:
+            logger.warning(found)
+            found = None
+    if backend.name == INT_MM and backend.with_kernels and isinstance(model, LatteT2V):
+        layers.clear()
+        fuse_qkv(model)  # sums of 32 bits are scaled by a pass of their own: one in place of three
+        layers = _targets(model, name)
+    done = _replace(model, layers, partial(quantised, kind=kind, backend=backend), name, backend)
+    return done if found is None else replace(done, sentence=f"{done.sentence} {found}")
 
 
 def quantize_text(encoder: nn.Module, name: str) -> Quantisation:
@@ -88,7 +113,7 @@ def quantize_text(encoder: nn.Module, name: str) -> Quantisation:
         InvalidInputError: as `quantize`.
     """
     make = maker_of_text(name)
-    return _replace(encoder, _targets(encoder, name), make, name, is_native=False)
+    return _replace(encoder, _targets(encoder, name), make, name, UNPACKING)
 
 
 def maker_of_text(name: str) -> Callable[[nn.Linear], StoredLinear]:
@@ -99,7 +124,7 @@ def maker_of_text(name: str) -> Callable[[nn.Linear], StoredLinear]:
     """
     if text_format(name) == INT4_NAME:
         return FourBitLinear.of
-    return partial(QuantisedLinear, kind=format_named(name), unpacks=True)
+    return partial(stored, kind=format_named(name))
 
 
 def text_format(name: str) -> str:
@@ -126,8 +151,7 @@ def _replace(
     layers: dict[str, nn.Linear],
     make: Callable[[nn.Linear], StoredLinear],
     name: str,
-    *,
-    is_native: bool,
+    backend: Backend,
 ) -> Quantisation:
     """Exchange layers one by one; each is given up at once, so that no second copy is made."""
     before = after = 0
@@ -135,8 +159,8 @@ def _replace(
     while layers:
         place = next(iter(layers))
         layer = layers.pop(place)
-        for name in released_names(place, layer):
-            forget_merged(model, name)  # LoRAs in it are there for good
+        for released in released_names(place, layer):
+            forget_merged(model, released)  # LoRAs in it are there for good
         small = make(layer)
         before += layer.weight.numel() * layer.weight.element_size()
         after += sum(one.numel() * one.element_size() for one in (small.values, small.scales))
@@ -146,23 +170,16 @@ def _replace(
         num_layers=num_layers,
         bytes_before=before,
         bytes_after=after,
-        is_native=is_native,
+        is_native=backend.name != UNPACKED,
+        product=backend.name,
         sentence=f"{num_layers} layers are stored as {name}: {after / 1e6:.1f} MB in place "
         f"of {before / 1e6:.1f} MB.",
     )
 
 
-def no_product(kind: Format, device: torch.device) -> str:
-    """Say that a device cannot multiply numbers of a kind, and what that means."""
-    needed = "8.9 (RTX 40 series, H100)" if kind is FP8 else "7.5 (RTX 20 series)"
-    other = ' Choose "int8", which this device multiplies, or none.' if kind is FP8 else ""
-    if kind is FP8 and not has_product(format_named("int8"), device):
-        other = " Leave the precision out for speed."
-    return (
-        f"{kind.name} saves memory here, but no time: this device ({device.type}) has no "
-        f"{kind.name} product, which takes an NVIDIA card of compute capability {needed} or later, "
-        f"so it is emulated.{other}"
-    )
+def _widest(layers: dict[str, nn.Linear]) -> nn.Linear:
+    """Return the layer with the largest weight."""
+    return max(layers.values(), key=lambda layer: layer.weight.numel())
 
 
 def _targets(model: nn.Module, name: str) -> dict[str, nn.Linear]:

@@ -23,9 +23,13 @@ class RunPrecision:
 
     Args:
         name: one of `PRECISIONS`, or None for the weights' own.
+        product: how eight-bit layers multiply, see `names`; None without such layers.
+        sentence: what was done to the model, for a person; None if nothing was.
     """
 
     name: str | None = None
+    product: str | None = None
+    sentence: str | None = None
 
     def active(self) -> AbstractContextManager[None]:
         """Return the context to run the model in."""
@@ -54,6 +58,7 @@ def apply_precision(
     if name == ACCUMULATION:
         weight: torch.Tensor = next(model.parameters())
         check_float16_accumulation(weight.dtype, device or weight.device)
-    else:
-        logger.info(quantize(model, name, device=device).sentence)
-    return RunPrecision(name=name)
+        return RunPrecision(name=name)
+    done = quantize(model, name, device=device)
+    logger.info(done.sentence)
+    return RunPrecision(name=name, product=done.product, sentence=done.sentence)

@@ -20,7 +20,7 @@ from ...latte_core.precision.formats import Format, format_named
 from ...latte_core.precision.matmul import has_product
 from ...latte_core.precision.names import ACCUMULATION
 from ...latte_core.precision.packing import MARK, pack
-from ...latte_core.precision.quantize import no_product
+from ...latte_core.precision.trial import no_product
 from .detection import CONFIG_TENSOR, config_to_tensor
 
 KEY = "latte_precision"
@@ -86,9 +86,26 @@ def quantised(model: Any, kind: Format) -> Any:
     for attribute in CARRIED:
         if hasattr(carried, attribute) and hasattr(made, attribute):
             setattr(made, attribute, getattr(carried, attribute))
-    if not has_product(kind, made.load_device):
+    is_native = has_product(kind, made.load_device)
+    if not is_native:
         logger.warning("Latte Precision: %s", no_product(kind, made.load_device))
+    tell_layers(made, kind, is_native)
     return made
+
+
+def tell_layers(made: Any, kind: Format, is_native: bool) -> None:
+    """Say how the core's layers multiply, and have them unpack where the device has no product."""
+    layers = [one for one in made.model.modules() if getattr(one, "layout_type", None) is not None]
+    unpacks = "_full_precision_mm"  # of the core's layers: multiply by the weight that is meant
+    for layer in layers if not is_native else ():
+        if hasattr(layer, unpacks):
+            setattr(layer, unpacks, True)
+    unpacking = sum(bool(getattr(layer, unpacks, False)) for layer in layers)
+    logger.info(
+        "Latte Precision: %d layers are stored as %s. ComfyUI's own layers multiply %d of them in "
+        "eight bits and unpack %d.",
+        *(len(layers), kind.name, len(layers) - unpacking, unpacking),
+    )
 
 
 def check_core(kind: Format) -> None:

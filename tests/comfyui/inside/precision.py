@@ -149,6 +149,18 @@ def check_precision_says_once_that_fp8_saves_memory_only(stage: Stage) -> None:
     expect(len(told) == 1, heard.texts)
 
 
+def check_precision_says_how_layers_multiply(stage: Stage) -> None:
+    native = stage.part("latte_core.precision.matmul").has_product
+    kinds = stage.part("latte_core.precision.formats").FORMATS
+    for name in formats():
+        with notes() as heard:
+            small = quantised(stage, name)
+        layers = [one for one in small.model.modules() if getattr(one, "layout_type", None)]
+        multiplied = len(layers) if native(kinds[name], torch.device("cpu")) else 0
+        said = f"multiply {multiplied} of them in eight bits and unpack {len(layers) - multiplied}."
+        expect(layers and any(text.endswith(said) for text in heard.texts), name, heard.texts)
+
+
 def check_sums_in_float16_last_for_a_run(stage: Stage) -> None:
     part = stage.part("nodes.host.precision")
     switches, seen = torch.backends.cuda.matmul, []

@@ -17,9 +17,9 @@ SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "op_count.py"
 TOKENS_GB = 2 * 16 * 1024 * 1152 * 2 / 1e9  # all tokens of two clips in bfloat16
 
 
-def load_script() -> Any:
-    """Import the benchmark by file location."""
-    spec = importlib.util.spec_from_file_location("latte_op_count", SCRIPT)
+def load_script(path: Path) -> Any:
+    """Import a benchmark by file location."""
+    spec = importlib.util.spec_from_file_location(f"latte_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +28,8 @@ def load_script() -> Any:
     return module
 
 
-op_count = load_script()
+op_count = load_script(SCRIPT)
+memory = load_script(SCRIPT.with_name("memory.py"))
 
 
 @cache
@@ -146,3 +147,58 @@ def test_host_attention_costs_two_copies_per_temporal_block() -> None:
 
 def test_sampling_with_long_prompts_needs_at_most_68_tflop() -> None:
     assert op_count.count_ours(120).counts().tflop <= 68.0
+
+
+@cache
+def eight_bit(name: str) -> tuple[Any, int]:
+    """Return the counts of a way in eight bits at 20 tokens, and its peak in MiB."""
+    way = op_count.EIGHT_BIT[name]
+    counter, live = op_count.OpCounter(), memory.LiveBytes()
+    call = op_count.prepare_ours(20, kernels=True, eight_bit=way)
+    with op_count.AttentionAsOneOp(), counter, live:
+        call()
+    return counter.counts(), live.peak / 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [("fp8 by our product", 80), ("int8 by our product", 80), ("int8 by _int_mm", 150)],
+)
+def test_eight_bits_stay_within_their_bytes_launches_and_memory(
+    name: str, gigabytes: float
+) -> None:
+    found, peak = eight_bit(f"ours, {name}")
+    assert found.other_gb <= gigabytes
+    assert found.launches <= 950
+    assert peak <= 900
+    # products are as many, or fewer where queries, keys and values are fused
+    assert found.tflop == pytest.approx(ours(kernels=True).tflop)
+    assert found.gemms <= ours(kernels=True).gemms
+
+
+def test_norms_in_eight_bits_are_written_once_and_tokens_quantised_once() -> None:
+    plain, found = ours(kernels=True), eight_bit("ours, fp8 by our product")[0]
+    # per pair of blocks: behind two attentions and before the text, and twice behind GELU
+    alone = 6
+    assert found.launches - plain.launches == 28 * alone
+    # norms write half as much; what is quantised alone is read in 16 bits and written in 8
+    more = 28 * (-4 * 0.5 + 4 * 1.5 + 2 * 4 * 1.5) * TOKENS_GB
+    assert found.other_gb - plain.other_gb == pytest.approx(more, rel=0.02)
+
+
+def test_the_report_says_how_each_operator_of_eight_bits_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    numbers, one = meta(64, 32).to(torch.int8), meta(64, 1)
+    operators = torch.ops.latte
+
+    def layer() -> None:
+        rows, scales = operators.token_rows(meta(64, 32), None, None, None, False, torch.int8)
+        total = torch._int_mm(rows, numbers.t())
+        operators.scaled_sums(total, scales, one, None, torch.bfloat16)
+
+    op_count.report([("ours, int8 by _int_mm", op_count.count(layer))])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = {line[0]: (line[-3], line[-1]) for line in lines}
+    assert shown["_int_mm"] == ("0.00", "product")
+    assert shown["scaled_sums"][1] == shown["token_rows"][1] == "other"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latte_core.kernels.rows import Rows
 from latte_core.precision.formats import (
     FORMATS,
     FP8,
@@ -16,7 +17,14 @@ from latte_core.precision.formats import (
     quantise_tokens,
     quantise_whole,
 )
-from latte_core.precision.matmul import has_product, multiply, scaled_product, whole_product
+from latte_core.precision.matmul import (
+    EMULATION,
+    Backend,
+    has_product,
+    multiply,
+    scaled_product,
+    whole_product,
+)
 
 KINDS = tuple(FORMATS.values())
 CPU = torch.device("cpu")
@@ -82,11 +90,22 @@ def test_a_product_is_that_of_the_numbers_and_their_scales(
     values, scales = quantise_rows(weight, kind)
     rows, row_scales = quantise_tokens(tokens, kind)
     expected = (rows.double() * row_scales.double()) @ (values.double() * scales.double()).t()
-    found = multiply(tokens, values, scales, kind)
-    assert found.shape == (7, 32)
-    assert torch.allclose(
-        found.double(), expected, rtol=1e-5, atol=float(expected.abs().max()) * 1e-6
-    )
+    given = Rows(rows, row_scales, tokens.shape, dtype)
+    found = multiply(given, values, scales, None, EMULATION)
+    assert (found.shape, found.dtype) == ((7, 32), dtype)
+    # sums of float32, rounded once to the type of the tokens
+    rounding = max(1e-5, torch.finfo(dtype).eps)
+    bound = float(expected.abs().max()) * 1e-6
+    assert torch.allclose(found.double(), expected, rtol=rounding, atol=bound)
+
+
+def test_whole_numbers_are_summed_as_emulation_sums_them() -> None:
+    rows, row_scales = quantise_tokens(matrix(7, 48, seed=1), INT8)
+    values, scales = quantise_rows(matrix(32, 48), INT8)
+    given = Rows(rows, row_scales, rows.shape, torch.float32)
+    bias = torch.arange(32.0)
+    found = multiply(given, values, scales, bias, Backend(name="int_mm"))
+    assert torch.equal(found, multiply(given, values, scales, bias, EMULATION))
 
 
 def test_int8_products_are_exact_at_the_largest_sum() -> None:

@@ -17,6 +17,7 @@ from latte_core.model.lora_merge import merge_lora
 from latte_core.precision.formats import FP8, INT8
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import QuantisedLinear
+from latte_core.precision.matmul import UNPACKING
 from latte_core.precision.quantize import quantize
 
 LAYER = "transformer_blocks.0.attn1.to_q"
@@ -106,7 +107,7 @@ def test_a_layer_without_bias_or_batch_works() -> None:
 
 def test_unpacking_gives_the_product_with_the_stored_weight() -> None:
     plain = nn.Linear(32, 16)
-    layer = QuantisedLinear(plain, FP8, unpacks=True)
+    layer = QuantisedLinear(plain, FP8, backend=UNPACKING)
     hidden = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
     expected = hidden @ (layer.values.float() * layer.scales).t() + plain.bias
     assert torch.allclose(layer(hidden), expected, atol=1e-6)

@@ -21,8 +21,11 @@ from latte_core.cli.main import main
 from latte_core.errors import InvalidInputError
 from latte_core.model.lora import LoraSettings, add_lora, lora_state, remove_lora
 from latte_core.pipeline import Pipeline
+from latte_core.precision.formats import INT8
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import QuantisedLinear
+from latte_core.precision.matmul import has_product
+from latte_core.precision.names import UNPACKED
 from latte_core.precision.packing import pack
 from latte_core.precision.quantize import quantize_text
 from latte_core.text.t5 import TextEncoder
@@ -116,7 +119,7 @@ def test_a_text_encoder_in_eight_bits_gives_nearly_the_same_features(
     found = encoder.encode(PROMPTS).embeds
     assert done.bytes_after < 0.4 * done.bytes_before
     layer = encoder.module.get_submodule(WO.removesuffix(".weight"))
-    assert isinstance(layer, QuantisedLinear) and layer.unpacks
+    assert isinstance(layer, QuantisedLinear) and layer.backend.name == UNPACKED
     # the features are of unit size; e4m3 errs by 1/40 of a weight on average, int8 by a tenth of it
     assert 0 < float((found - exact).pow(2).mean().sqrt()) < (0.2 if name == "fp8" else 0.03)
     assert encoder.dtype == torch.float32
@@ -140,7 +143,9 @@ def test_the_pipeline_stores_its_text_encoder_in_eight_bits(folder: Path) -> Non
         Pipeline.from_pretrained(folder, device="cpu", text_precision="int3")
 
 
-def test_the_command_line_says_the_precision_in_the_recipe(folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_says_in_the_recipe_how_it_multiplied(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "a.mp4"
     given = ["sample", "--model", str(folder), "--prompt", PROMPT, *QUICK]
     given += ["--precision", "int8", "--text-precision", "fp8", "--output", str(target)]
@@ -149,6 +154,9 @@ def test_the_command_line_says_the_precision_in_the_recipe(folder: Path, tmp_pat
     text = raw[raw.index(b'{"latte"') :].decode("utf-8", "replace")
     recipe: dict[str, Any] = json.JSONDecoder().raw_decode(text)[0]
     assert (recipe["precision"], recipe["text_precision"]) == ("int8", "fp8")
+    is_native = has_product(INT8, torch.device("cpu"))
+    assert recipe["precision_product"] == ("int_mm" if is_native else "unpacked")
+    assert "32 layers are stored as int8" in capsys.readouterr().out
 
 
 def test_a_class_model_takes_no_text_precision(
