@@ -18,6 +18,7 @@ from .memory import LiveBytes, PinnedMemory
 from .tensors import CUDA, FakeCuda, flat, held_of, is_card, shells_of
 
 ATEN = torch.ops.aten
+SMALL = 2**16  # bytes of pinned memory that has data although the card's has none, as flags do
 Recorded = tuple[Any, Any, Any, Any]
 """An operator with its arguments and results, as data."""
 
@@ -190,10 +191,16 @@ class Card:
             )
 
     def _run_on_host(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self.is_meta and func in rules.VALUES and args[0].is_meta:
+            return rules.VALUES[func](*args)
         if not kwargs.get("pin_memory"):
             return func(*args, **kwargs)
         self.forbid("an allocation of pinned memory")
-        return self.pinned.add(func(*args, **{**kwargs, "pin_memory": False}))
+        given = {**kwargs, "pin_memory": False}
+        made = func(*args, **{**given, "device": torch.device("meta")}) if self.is_meta else None
+        if made is None or made.nbytes < SMALL:
+            made = func(*args, **given)
+        return self.pinned.add(made)
 
     def _check_devices(self, func: Any, leaves: list[Any]) -> None:
         host = [one for one in leaves if isinstance(one, Tensor) and not isinstance(one, FakeCuda)]
@@ -226,6 +233,8 @@ def run_to_copy(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any
     rest = {name: one for name, one in kwargs.items() if name not in ("device", "non_blocking")}
     is_non_blocking = bool(kwargs.get("non_blocking"))
     if not is_fake and not to_card:
+        if card.is_meta and source.is_meta and asked is not None and is_host(asked):
+            return torch.empty(source.shape, dtype=rest.get("dtype") or source.dtype)
         return card._run_on_host(func, args, kwargs)
     if is_fake and asked is not None and not to_card:
         # without waiting, torch takes pinned memory for the result
@@ -256,7 +265,8 @@ def run_copy(card: Card, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
                 return target
         return card.run_on_card(func, args, kwargs)
     if not isinstance(source, FakeCuda):
-        return func(*args, **kwargs)
+        is_empty = card.is_meta and source.is_meta and not target.is_meta
+        return target if is_empty else func(*args, **kwargs)
     is_pinned = card.pinned.holds(target)
     card.copy_to_host(source, is_pinned=is_pinned, is_non_blocking=is_non_blocking)
     if card.is_meta:
