@@ -336,6 +336,15 @@ def test_questions_about_the_card_are_answered() -> None:
         torch.cuda.current_stream().wait_event(event)
 
 
+@pytest.mark.parametrize("later_is_faster", [False, True])
+def test_timings_choose_the_first_or_the_last(later_is_faster: bool) -> None:
+    with fake_cuda(later_is_faster=later_is_faster):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        times = [start.elapsed_time(end) for _ in range(3)]
+    assert times == sorted(times, reverse=True)
+    assert (times[2] < times[1] < times[0]) == later_is_faster
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_everything_is_put_back(fails: bool) -> None:
     names = [name for name in dir(torch.cuda) if not name.startswith("__")]

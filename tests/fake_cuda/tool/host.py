@@ -23,7 +23,7 @@ CHOICE = "latte_core.kernels.choice"
 
 
 class Event:
-    """Stands for `torch.cuda.Event`; every stretch of time is one millisecond.
+    """Stands for `torch.cuda.Event`; see `Card.milliseconds`.
 
     Args:
         card: on which it is recorded.
@@ -48,7 +48,7 @@ class Event:
 
     def elapsed_time(self, other: Event) -> float:
         """Return milliseconds."""
-        return 1.0
+        return self._card.milliseconds()
 
 
 class Stream:
