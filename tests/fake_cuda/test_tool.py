@@ -189,6 +189,30 @@ def test_step_table_counts_by_step() -> None:
     assert f"{HERE}:" in card.report()
 
 
+def test_generator_draws_where_it_is() -> None:
+    expected = torch.randn(3, generator=torch.Generator().manual_seed(5))
+    with fake_cuda():
+        draws = torch.Generator(device="cuda").manual_seed(5)
+        assert isinstance(draws, torch.Generator)
+        assert torch.equal(torch.randn(3, generator=draws, device="cuda").cpu(), expected)
+        host = torch.Generator().manual_seed(5)
+        assert torch.equal(torch.randn(3, generator=host), expected)
+        with pytest.raises(RuntimeError, match=f"but found 'cpu' at {HERE}"):
+            torch.randn(3, generator=host, device="cuda")
+
+
+def test_tensors_of_the_host_may_be_without_data_too() -> None:
+    with fake_cuda(meta=True) as card:
+        weight = torch.empty(512, 512, device="meta")
+        place = torch.empty(512, 512, pin_memory=True)
+        place.copy_(weight)
+        weight.data = place
+        weight.to("cuda", non_blocking=True)
+        flag = torch.empty(1, dtype=torch.bool, pin_memory=True)
+        assert bool(flag.copy_(torch.ones(1, device="cuda") > 0, non_blocking=True))
+    assert [copy.is_pinned for copy in card.copies] == [True, True]
+
+
 FORBIDDEN: dict[str, Callable[[Tensor], Any]] = {
     "read-back": lambda one: one[0].item(),
     "copy to the host": lambda one: one.cpu(),
@@ -310,6 +334,15 @@ def test_questions_about_the_card_are_answered() -> None:
         with torch.cuda.device(0), torch.cuda.stream(torch.cuda.Stream()):
             event = torch.cuda.current_stream().record_event()
         torch.cuda.current_stream().wait_event(event)
+
+
+@pytest.mark.parametrize("later_is_faster", [False, True])
+def test_timings_choose_the_first_or_the_last(later_is_faster: bool) -> None:
+    with fake_cuda(later_is_faster=later_is_faster):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        times = [start.elapsed_time(end) for _ in range(3)]
+    assert times == sorted(times, reverse=True)
+    assert (times[2] < times[1] < times[0]) == later_is_faster
 
 
 @pytest.mark.parametrize("fails", [False, True])

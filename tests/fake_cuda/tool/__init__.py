@@ -65,6 +65,7 @@ def fake_cuda(
     capability: tuple[int, int] = (9, 0),
     total_memory: int = 24 * GB,
     meta: bool = False,
+    later_is_faster: bool = False,
 ) -> Generator[Card]:
     """Have a card until the end of the block; then everything is as it was.
 
@@ -72,11 +73,14 @@ def fake_cuda(
         capability: (7, 5) is Turing, (8, 6) Ampere, (8, 9) Ada, (9, 0) Hopper.
         total_memory: bytes; more alive at once raise `torch.OutOfMemoryError`.
         meta: keep no data.
+        later_is_faster: let each timing be shorter than the one before, so that of several ways to
+            compute the same the last is chosen; else all take as long, and the first is.
     """
     card = Card(
         capability=capability,
         memory=LiveBytes(total_memory),
         is_meta=meta,
+        later_is_faster=later_is_faster,
     )
     with ExitStack() as stack:
         stack.enter_context(patched(card))

@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from .card import Card, Recorded
-from .tensors import CUDA, FakeCuda
+from .tensors import CUDA, FakeCuda, is_card
 
 NAME = "Fake card"
 MULTIPROCESSORS = 32
@@ -23,7 +23,7 @@ CHOICE = "latte_core.kernels.choice"
 
 
 class Event:
-    """Stands for `torch.cuda.Event`; every stretch of time is one millisecond.
+    """Stands for `torch.cuda.Event`; see `Card.milliseconds`.
 
     Args:
         card: on which it is recorded.
@@ -48,7 +48,7 @@ class Event:
 
     def elapsed_time(self, other: Event) -> float:
         """Return milliseconds."""
-        return 1.0
+        return self._card.milliseconds()
 
 
 class Stream:
@@ -111,6 +111,29 @@ class Graph:
     def pool(self) -> tuple[int, int]:
         """Return a name of its memory."""
         return 0, 0
+
+
+class CardGenerator(torch.Generator):
+    """Draws on the card what the CPU draws."""
+
+    device = property(lambda self: CUDA)  # type: ignore[assignment]
+
+
+class GeneratorKind(type):
+    """Makes generators of either device, and calls both generators."""
+
+    def __call__(cls, device: Any = "cpu") -> torch.Generator:
+        return CardGenerator() if is_card(device) else PLAIN_GENERATOR(device)
+
+    def __instancecheck__(cls, one: Any) -> bool:
+        return isinstance(one, PLAIN_GENERATOR)
+
+
+PLAIN_GENERATOR = torch.Generator
+
+
+class AnyGenerator(metaclass=GeneratorKind):
+    """Stands for `torch.Generator`."""
 
 
 def answers(card: Card) -> dict[str, Any]:
@@ -263,6 +286,7 @@ def patched(card: Card) -> Generator[None]:
                 if hasattr(accelerator, name):
                     patch.setattr(accelerator, name, answer)
         patch.setattr(torch.backends.cuda, "is_built", lambda: True)
+        patch.setattr(torch, "Generator", AnyGenerator)
         for name, module in list(sys.modules.items()):
             if name.endswith(CHOICE):
                 patch.setattr(module, "Tensor", FakeCuda, raising=False)

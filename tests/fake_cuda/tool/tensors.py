@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from . import attention
+from .log import caller
 
 if TYPE_CHECKING:
     from .card import Card
@@ -158,6 +159,8 @@ class FunctionsMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            check_generator(kwargs["generator"], args, kwargs.get("device"))
         if func in FROM_NUMBERS:
             return from_numbers(func, *args, **kwargs)
         if func is Tensor.cuda:
@@ -165,6 +168,21 @@ class FunctionsMode(TorchFunctionMode):
         if func is Tensor.to:
             return move(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def check_generator(generator: torch.Generator, args: tuple[Any, ...], device: Any) -> None:
+    """Refuse a generator of the host for numbers on the card, as CUDA does, and the reverse.
+
+    Raises:
+        RuntimeError: with the line.
+    """
+    is_on_card = is_card(device) or any(isinstance(one, FakeCuda) for one in flat(args))
+    if is_on_card != (generator.device == CUDA):
+        expected = "cuda" if is_on_card else "cpu"
+        raise RuntimeError(
+            f"Expected a {expected!r} device type for generator but found "
+            f"'{generator.device.type}' at {caller()}."
+        )
 
 
 def from_numbers(
