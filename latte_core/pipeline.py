@@ -106,8 +106,7 @@ class Pipeline(SpeedUps):
 
         Args:
             folder: the word `starter`, or a path.
-            dtype: of all weights. Left out: float32 on the CPU and for the starter, else a half
-                type.
+            dtype: of all weights. Left out: float32 on the CPU and for the starter, else 16 bits.
             device: left out: the accelerator if there is one, else the CPU.
             memory: which parts stay on the device: `auto` for what fits, or the gigabytes of a
                 card, one of `memory.PRESETS`, or a plan of your own.

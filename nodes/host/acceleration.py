@@ -22,12 +22,16 @@ from ...latte_core.acceleration.run import CacheReport
 from ...latte_core.acceleration.settings import PAB, CacheSettings
 from ...latte_core.acceleration.step_cache import StepCache, Tally
 from ...latte_core.model.attention import BlockHooks
+from ...latte_core.types import LATENT_CHANNELS
 from .guidance import GuidanceOfRun, cache_guidance
 from .hooks import RUN_CACHE
+from .memory import make_room
 from .placing import Place, PlacedPolicy, surroundings
+from .precision import compute_dtype
 from .shipped import ORIGIN, settle_schedules
 
 KEY = "latte_accelerate"
+GUIDED = 2  # conditions of a call
 POSITIVE = 0  # in `cond_or_uncond`; the negative is 1
 STOCK_CACHES = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 
@@ -184,6 +188,9 @@ class RunWrapper:
             sigmas=levels[:-1],
             config=module.config,
         )
+        kept = kept_bytes(settings, patcher, noise)
+        if kept:
+            make_room(patcher, kept, noise.shape)
         cache = CacheOfRun(settings, module, levels, name)
         options = comfy.model_patcher.create_model_options_clone(before)
         options["transformer_options"] = {
@@ -196,6 +203,14 @@ class RunWrapper:
         finally:  # also when the run was cancelled
             guider.model_options = before
             cache.close()
+
+
+def kept_bytes(settings: CacheSettings, patcher: Any, noise: Tensor) -> int:
+    """Return the bytes that a cache keeps of both conditions of a run, where that is much."""
+    module = patcher.model.diffusion_model
+    cells = GUIDED * noise.numel() // LATENT_CHANNELS
+    itemsize = compute_dtype(patcher).itemsize
+    return settings.kept_bytes(module, cells // module.config.patch_size**2, itemsize)
 
 
 def sampler_name(sampler: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from host import STARTER, Stage, expect, expect_error, relative, windows
@@ -131,6 +132,46 @@ def check_every_policy_on_every_sampler(stage: Stage) -> None:
             expect(counts[0][1] == steps, counts)
             # pab leaves out attention, not steps
             expect(counts[0][0] < steps or given.get("policy") == "pab", given, counts)
+
+
+def check_room_is_made_for_what_attention_broadcast_keeps(stage: Stage) -> None:
+    asked: list[int] = []
+
+    def note(_: Any, num_bytes: int, shape: Any) -> None:
+        expect(shape.numel() == 4 * 6 * 8 * 8, shape)
+        asked.append(num_bytes)
+
+    run: dict[str, Any] = {"steps": 2, "latent_image": stage.latent(frames=6)}
+    with patch.object(stage.part("nodes.host.acceleration"), "make_room", note):
+        for given in POLICIES:
+            stage.latte_sampler(accelerated(stage, **given), **run)
+    config = stage.model.model.diffusion_model.config
+    tokens = 2 * 6 * (8 // config.patch_size) ** 2
+    itemsize = stage.part("nodes.host.precision").compute_dtype(stage.model).itemsize
+    expect(asked == [3 * config.num_layers * config.hidden_size * tokens * itemsize], asked)
+
+
+def check_other_models_leave_for_what_a_run_keeps(stage: Stage) -> None:
+    import comfy.model_management as management  # `host` makes it known
+
+    make_room, needs = stage.part("nodes.host.memory").make_room, 10**6
+    asked: list[float] = []
+
+    def free_memory(needed: float, *_: Any, keep_loaded: Any) -> list[Any]:
+        expect(all(one.model is stage.model for one in keep_loaded))
+        asked.append(needed)
+        return []
+
+    with (
+        patch.object(management, "free_memory", free_memory),
+        patch.object(management, "get_free_memory", lambda _: float(needs)),
+    ):
+        make_room(stage.model, needs, (1, 4, 6, 8, 8))
+        expect(asked == [], "room was made in main memory")
+        with patch.object(management, "is_device_cpu", lambda _: False), notes() as heard:
+            make_room(stage.model, needs, (1, 4, 6, 8, 8))
+    expect(len(asked) == 1 and asked[0] > needs, asked)
+    expect(len(heard.texts) == 1 and "attention broadcast keeps" in heard.texts[0], heard.texts)
 
 
 def check_full_steps_are_as_many_as_the_dial_says(stage: Stage) -> None:
