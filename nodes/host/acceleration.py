@@ -26,7 +26,7 @@ from ...latte_core.types import LATENT_CHANNELS
 from .guidance import GuidanceOfRun, cache_guidance
 from .hooks import RUN_CACHE
 from .memory import make_room
-from .placing import Place, PlacedPolicy, surroundings
+from .placing import ONE_CALL_A_STEP, Place, PlacedPolicy, surroundings
 from .precision import compute_dtype
 from .shipped import ORIGIN, settle_schedules
 
@@ -46,15 +46,24 @@ class CacheOfRun:
         model: the transformer; nothing in it is changed.
         sigmas: noise levels of the run, high to low, with the one it ends at.
         sampler: its name, which calibrated lists of steps are made for.
+        times: training-time indices of the noise levels.
+        is_counted: whether the sampler calls the model once in a step, and `count_step` after it.
 
     Raises:
         IncompatibleInputsError: if the settings do not fit the run or the model.
     """
 
     def __init__(
-        self, settings: CacheSettings, model: nn.Module, sigmas: Sequence[float], sampler: str
+        self,
+        settings: CacheSettings,
+        model: nn.Module,
+        sigmas: Sequence[float],
+        sampler: str,
+        times: Sequence[float] = (),
+        is_counted: bool = False,
     ) -> None:
-        self._place = Place(sigmas=list(sigmas[:-1]))
+        self._place = Place(sigmas=list(sigmas[:-1]), is_counted=is_counted)
+        self._times = list(times)
         num_steps = len(self._place.sigmas)
         policy = settings.make_policy(num_steps, sampler)
         self._cache: StepCache | AttentionBroadcast | None = None
@@ -84,18 +93,21 @@ class CacheOfRun:
         self._calls += 1
         if self._cache is None:
             return inner
-        time = float(timestep.flatten()[0])
-        sigma = options.get("sigmas")
-        if sigma is not None:
-            self._place.move_to(float(sigma.flatten()[0]))
         ids, watched = ids_of(options), watched_of(options)
         if videos % len(ids):
             ids, watched = (tuple(ids),), 0
+        sigma = options.get("sigmas")
+        is_known = sigma is not None and self._place.find(sigma, ids)
+        time = self._times[self._place.index] if is_known else float(timestep.flatten()[0])
         if isinstance(self._cache, AttentionBroadcast):
             return self._cache.hooks(inner, timestep=time, ids=ids)
         others = () if self.guidance is None else self.guidance.asked(options)
         missing = [name for name in others if name not in ids]
         return self._cache.hooks(inner, timestep=time, ids=ids, watched=watched, others=missing)
+
+    def count_step(self, step: int) -> None:
+        """Hear from the sampler that a step is done."""
+        self._place.steps_done = step + 1
 
     def close(self) -> CacheReport:
         """Forget everything; return and log what was computed."""
@@ -191,7 +203,15 @@ class RunWrapper:
         kept = kept_bytes(settings, patcher, noise)
         if kept:
             make_room(patcher, kept, noise.shape)
-        cache = CacheOfRun(settings, module, levels, name)
+        cache = CacheOfRun(
+            settings,
+            module,
+            levels,
+            name,
+            times=patcher.model.model_sampling.timestep(sigmas[:-1].cpu()).tolist(),
+            is_counted=calls_once_a_step(sampler),
+        )
+        given, named = with_step_counter(cache, given, named)
         options = comfy.model_patcher.create_model_options_clone(before)
         options["transformer_options"] = {
             **options.get("transformer_options", {}),
@@ -211,6 +231,34 @@ def kept_bytes(settings: CacheSettings, patcher: Any, noise: Tensor) -> int:
     cells = GUIDED * noise.numel() // LATENT_CHANNELS
     itemsize = compute_dtype(patcher).itemsize
     return settings.kept_bytes(module, cells // module.config.patch_size**2, itemsize)
+
+
+def with_step_counter(
+    cache: CacheOfRun, given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Let a cache hear of each step before the callback that `outer_sample` was given.
+
+    Args:
+        cache: of the run.
+        given: arguments of `outer_sample` from the fifth on: a mask, the callback, more.
+        named: those given by name.
+    """
+    before = given[1] if len(given) > 1 else named.get("callback")
+
+    def callback(step: int, *told: Any) -> None:
+        cache.count_step(step)
+        if before is not None:
+            before(step, *told)
+
+    if len(given) > 1:
+        return (given[0], callback, *given[2:]), named
+    return given, {**named, "callback": callback}
+
+
+def calls_once_a_step(sampler: Any) -> bool:
+    """Whether a SAMPLER is known to call the model once in a step, at the step's noise level."""
+    is_churned = getattr(sampler, "extra_options", {}).get("s_churn")
+    return sampler_name(sampler) in ONE_CALL_A_STEP and not is_churned
 
 
 def sampler_name(sampler: Any) -> str:

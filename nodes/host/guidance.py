@@ -55,7 +55,7 @@ def cache_guidance(executor: Any, model: Any, conds: Conds, x: Tensor, *given: A
     if guidance is None:
         return compute(conds)
     options = model_options.get("transformer_options", {})
-    return guidance.predict(compute, conds, x, float(timestep.flatten()[0]), options)
+    return guidance.predict(compute, conds, x, timestep, options)
 
 
 class GuidanceOfRun:
@@ -82,7 +82,7 @@ class GuidanceOfRun:
         return self._computed / self._asked if self._asked else 1.0
 
     def predict(
-        self, compute: Compute, conds: Conds, x: Tensor, sigma: float, options: dict[str, Any]
+        self, compute: Compute, conds: Conds, x: Tensor, level: Tensor, options: dict[str, Any]
     ) -> list[Tensor]:
         """Return the predicted clean latents of each part of guidance.
 
@@ -90,11 +90,12 @@ class GuidanceOfRun:
             compute: calls the model for the parts it is given.
             conds: see `Conds`; the positive is the first of two.
             x: (T, 4, h, w) or (B, 4, T, h, w), what the model is called with.
-            sigma: noise level of `x`, above 0.
+            level: (rows,) noise level of `x`, above 0, the same for all.
             options: `transformer_options` of the call.
         """
-        self._place.move_to(sigma)
         name = (names_of(conds), surroundings(options), tuple(x.shape))
+        is_counted = self._place.find(level, name)
+        sigma = self._place.sigmas[self._place.index] if is_counted else float(level.flatten()[0])
         is_new = self._clock.enter(sigma, (name,))
         is_half, made = self._computed_by_half(name, compute, conds, x, sigma)
         self._clock.answer((name,))

@@ -12,6 +12,7 @@ from typing import Any
 
 import comfy.ops
 import comfy.patcher_extension
+import comfy.samplers
 import torch
 from host import PACK, STARTER, Stage, expect, relative
 from lora import starter as core_starter
@@ -144,7 +145,7 @@ def check_nothing_of_a_run_stays_behind(stage: Stage) -> None:
     left = [one for one in gc.get_objects() if type(one) is part.Kept]
     expect(not left, len(left))
     held = vars(stage.model.model.diffusion_model)
-    expect(not [name for name in held if "kept" in name or "text" in name], list(held))
+    expect(not [name for name in held if "kept" in name], list(held))
 
 
 def check_text_that_is_changed_on_the_way_is_seen(stage: Stage) -> None:
@@ -328,3 +329,38 @@ def refuse_triton(name: str, *_: Any) -> None:
     """Raise what Windows does where a library of Triton is missing."""
     if name == "triton":
         raise ImportError("DLL load failed while importing libtriton")
+
+
+def check_cached_runs_look_at_no_noise_level_of_samplers_that_count(stage: Stage) -> None:
+    placing = stage.part("nodes.host.placing")
+    acceleration = stage.part("nodes.host.acceleration")
+    reads: list[float] = []
+    plain, known = placing.Place.move_to, acceleration.ONE_CALL_A_STEP
+
+    def noting(self: Any, sigma: float) -> None:
+        reads.append(sigma)
+        plain(self, sigma)
+
+    runs = [({}, sampler) for sampler in placing.ONE_CALL_A_STEP]
+    runs += [({"policy": "pab"}, "euler"), ({"guidance_cache": True}, "euler")]
+    placing.Place.move_to = noting
+    try:
+        for given, sampler in runs:
+            if sampler not in comfy.samplers.SAMPLER_NAMES:
+                continue
+            model = stage.call("LatteAccelerate", model=stage.model, mode="balanced", **given)[0]
+            reads.clear()
+            made = stage.ksampler(model, sampler_name=sampler, steps=4)
+            expect(not reads, given, sampler, reads)
+            acceleration.ONE_CALL_A_STEP = ()
+            looked = stage.ksampler(model, sampler_name=sampler, steps=4)
+            acceleration.ONE_CALL_A_STEP = known
+            expect(len(reads) >= 4, given, sampler, len(reads))
+            expect(torch.equal(made, looked), given, sampler)
+        reads.clear()
+        stage.latte_sampler(model, steps=4)
+        expect(not reads, "Latte Sampler", reads)
+        stage.ksampler(model, steps=4, sampler_name="heun")
+        expect(reads, "heun calls the model twice in a step")
+    finally:
+        placing.Place.move_to, acceleration.ONE_CALL_A_STEP = plain, known
