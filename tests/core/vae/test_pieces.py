@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def load_script() -> Any:
 
 
 script = load_script()
+RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results" / "decoding.json"
+record: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
 
 
 def clip_of(num_frames: int, height: int = 64, width: int | None = None) -> ClipSize:
@@ -255,6 +258,19 @@ def test_each_plan_needs_less_than_the_one_before() -> None:
         assert needed[-1] <= share * needed[0]
 
     assert needed == sorted(needed, reverse=True)
+
+
+@pytest.mark.parametrize(("name", "call"), list(record["traced"].items()))
+def test_record_agrees_with_plans(name: str, call: dict[str, Any]) -> None:
+    num_frames, width, height = (int(word) for word in name.split() if word.isdigit())
+    clip = clip_of(num_frames, height // 8, width // 8)
+    plan = plan_by_size(clip, TEMPORAL)
+
+    assert (call["frames_kept"], call["surroundings"]) == (plan.chunk, plan.context)
+    assert call["tile_pixels"] is plan.tile is None
+    needed = Plans(plan, clip, TEMPORAL).needed(2)
+    assert needed == pytest.approx(call["pieces"]["bytes"], rel=0.01)
+    assert call["pieces"]["largest_tensor"] <= MAX_NUMBERS
 
 
 def fail(plan: DecodePlan, tried: list[DecodePlan]) -> torch.Tensor:
