@@ -47,12 +47,12 @@ from op_count import import_core
 
 SECTIONS = (
     Section(number=1, name="attention and tests", needs=40, most=130, run=attention.run),
-    Section(number=2, name="starters and samplers", needs=15, most=60, run=starters.run),
+    Section(number=2, name="starters and samplers", needs=20, most=60, run=starters.run),
     Section(number=3, name="full size", needs=50, most=130, run=full_size.run),
     Section(number=4, name="prompt to frames", needs=50, most=110, run=whole_run.run),
     Section(number=5, name="memory presets", needs=40, most=110, run=presets.run),
     Section(number=6, name="decoders", needs=15, most=50, run=decoders.run),
-    Section(number=7, name="class models and training", needs=25, most=70, run=class_models.run),
+    Section(number=7, name="class models and training", needs=20, most=70, run=class_models.run),
     Section(number=8, name="traffic", needs=15, most=40, run=traffic.run),
     Section(number=9, name="compiled", needs=40, most=400, run=compiled.run),
 )

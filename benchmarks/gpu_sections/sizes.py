@@ -54,7 +54,7 @@ class Sizes:
     rounds: int = 8
     steps: int = 50
     few_steps: int = 10
-    sampler_steps: int = 20
+    sampler_steps: int = 14
     samplers: int | None = None
     matrix: int = 8192
     long_clip: int = 64

@@ -20,6 +20,7 @@ from gpu_sections.sampling_runs import Runs
 from gpu_sections.session import Found, Session
 
 COPIED_BYTES = 2**30
+WAIT_STEPS = 4
 CACHES = ("none", "balanced", "teacache", "first-block", "pab")
 STREAMING = ("24", "4")  # presets whose transformer stays, and streams
 SYNC = re.compile("synchroniz", re.IGNORECASE)
@@ -115,7 +116,7 @@ def count_waits(session: Session, runs: Runs, pipeline: Any, cache: str | None) 
 
     The difference of two runs leaves out what happens once.
     """
-    steps = max(2, session.sizes.few_steps)
+    steps = WAIT_STEPS
     runs.ours(pipeline, cache, steps=steps)
     counts: list[Counter[str]] = []
     for length in (steps, 2 * steps):
