@@ -99,11 +99,11 @@ from latte_core.training import plot
 from latte_core.training.run_folder import RunFolder
 entry = {{"step": 0, "loss": 0.1, "squared": 0.1, "variational": 0.0, "norm": 1.0, "rate": 1e-4}}
 with tempfile.TemporaryDirectory() as path:
-    folder = RunFolder(Path(path))
+    folder, log = RunFolder(Path(path)), Path(path) / "log.jsonl"
     lines = ({{**entry, "step": step, "loss": 1 / (1 + step % 97)}} for step in range({entries}))
-    folder.log_file.write_text("".join(json.dumps(one) + "\\n" for one in lines))
+    log.write_text("".join(json.dumps(one) + "\\n" for one in lines))
     if hasattr(plot, "LossPlot"):
-        drawing = plot.LossPlot(folder.log_file, folder.loss_picture)
+        drawing = plot.LossPlot(log, folder.loss_picture)
         drawing.draw()
         draw = drawing.draw
     else:
@@ -176,17 +176,20 @@ def make_files(folder: Path, names: set[str], environment: Mapping[str, str]) ->
 
 def run_once(line: Line, place: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run a line in a checkout and return its seconds, and what else it prints."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
             [sys.executable, *line.arguments],
             cwd=place,
             env=dict(environment),
             stdout=out,
-            stderr=said,
+            stderr=None if line.is_timed_inside else subprocess.DEVNULL,
         )
-        _, _, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode()
+    if line.is_timed_inside and process.returncode:
+        raise SystemExit(f"{place} failed: {line.arguments[-1]}")
     if line.is_timed_inside:
         found: dict[str, Any] = json.loads(text)
         return found
@@ -285,6 +288,8 @@ def main() -> None:
         chosen = {one: lines[one] for one in options.lines or lines}
         make_files(folder, set(chosen), environment("ours"))
         found: dict[str, dict[str, dict[str, Any]]] = {}
+        if options.lines and options.json is not None and options.json.is_file():
+            found = json.loads(options.json.read_text())["lines"]  # the others are kept
         for name, runs in measure(chosen, places, options.repeat, environment):
             found[name] = runs
             print(name, {place: one["seconds"] for place, one in runs.items()}, flush=True)
