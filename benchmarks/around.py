@@ -20,8 +20,9 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -98,11 +99,11 @@ from latte_core.training import plot
 from latte_core.training.run_folder import RunFolder
 entry = {{"step": 0, "loss": 0.1, "squared": 0.1, "variational": 0.0, "norm": 1.0, "rate": 1e-4}}
 with tempfile.TemporaryDirectory() as path:
-    folder = RunFolder(Path(path))
+    folder, log = RunFolder(Path(path)), Path(path) / "log.jsonl"
     lines = ({{**entry, "step": step, "loss": 1 / (1 + step % 97)}} for step in range({entries}))
-    folder.log_file.write_text("".join(json.dumps(one) + "\\n" for one in lines))
+    log.write_text("".join(json.dumps(one) + "\\n" for one in lines))
     if hasattr(plot, "LossPlot"):
-        drawing = plot.LossPlot(folder.log_file, folder.loss_picture)
+        drawing = plot.LossPlot(log, folder.loss_picture)
         drawing.draw()
         draw = drawing.draw
     else:
@@ -175,17 +176,20 @@ def make_files(folder: Path, names: set[str], environment: Mapping[str, str]) ->
 
 def run_once(line: Line, place: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run a line in a checkout and return its seconds, and what else it prints."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
             [sys.executable, *line.arguments],
             cwd=place,
             env=dict(environment),
             stdout=out,
-            stderr=said,
+            stderr=None if line.is_timed_inside else subprocess.DEVNULL,
         )
-        _, _, usage = os.wait4(process.pid, 0)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         text = out.read().decode()
+    if line.is_timed_inside and process.returncode:
+        raise SystemExit(f"{place} failed: {line.arguments[-1]}")
     if line.is_timed_inside:
         found: dict[str, Any] = json.loads(text)
         return found
@@ -197,9 +201,8 @@ def measure(
     places: Mapping[str, Path],
     repeat: int,
     environment: Callable[[str], Mapping[str, str]],
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the runs of each line in each checkout, in turns after one that is thrown away."""
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Yield the runs of each line in each checkout, in turns after one that is thrown away."""
     for name, line in lines.items():
         where = {"ours": places["ours"]} if line.is_alike else dict(places)
         found: dict[str, list[dict[str, Any]]] = {place: [] for place in where}
@@ -208,10 +211,7 @@ def measure(
                 run = run_once(line, path, environment(place))
                 if turn:
                     found[place].append(run)
-        runs[name] = found
-        middle = {place: median(one["seconds"] for one in made) for place, made in found.items()}
-        print(name, {place: round(value, 3) for place, value in middle.items()}, flush=True)
-    return {name: {place: joined(made) for place, made in runs[name].items()} for name in runs}
+        yield name, {place: joined(made) for place, made in found.items()}
 
 
 def joined(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -257,6 +257,18 @@ def judge(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dic
     return judged
 
 
+def record_of(found: Mapping[str, Any], repeat: int) -> dict[str, Any]:
+    """Return what is written: limits, lines, and what they were measured with."""
+    return {
+        "repeat": repeat,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "limits": judge(found),
+        "lines": found,
+    }
+
+
 def main() -> None:
     """Read the options, measure, print, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -275,23 +287,20 @@ def main() -> None:
         lines = make_lines(folder)
         chosen = {one: lines[one] for one in options.lines or lines}
         make_files(folder, set(chosen), environment("ours"))
-        found = measure(chosen, places, options.repeat, environment)
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        if options.lines and options.json is not None and options.json.is_file():
+            found = json.loads(options.json.read_text())["lines"]  # the others are kept
+        for name, runs in measure(chosen, places, options.repeat, environment):
+            found[name] = runs
+            print(name, {place: one["seconds"] for place, one in runs.items()}, flush=True)
+            if options.json is not None:  # after each line: a run may be ended early
+                options.json.write_text(
+                    json.dumps(record_of(found, options.repeat), indent=2) + "\n"
+                )
     judged = judge(found)
     for limit, values in judged.items():
         sign = "holds" if values["holds"] else "DOES NOT HOLD"
         print(f"{limit:40}{values['found']:10} of {values['limit']:<8} {sign}")
-    if options.json is not None:
-        import torch
-
-        record = {
-            "repeat": options.repeat,
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "limits": judged,
-            "lines": found,
-        }
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
