@@ -47,7 +47,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor, kernels: KernelSet | None = None) -> Tensor:
         def apply(part: Tensor) -> Tensor:
-            return self.fc2(project_gelu(self.fc1, part, kernels))
+            return self.fc2(project_gelu(self.fc1, part, kernels, self.fc2))
 
         return in_parts(apply, hidden, self.rows)
 
