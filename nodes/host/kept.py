@@ -84,10 +84,11 @@ class TextCond(comfy.conds.CONDCrossAttn):
 
     def concat(self, others: Sequence[Any]) -> Tensor:
         """Join texts, once in a run where all are kept."""
-        kept = [one.kept for one in (self, *others)]
-        if any(one is None for one in kept):
+        texts = (self, *others)
+        kept = [one.kept for one in texts if one.kept is not None]
+        if len(kept) < len(texts):
             return super().concat(others)
-        joined: Kept = kept[0].with_others(kept[1:])
+        joined = kept[0].with_others(kept[1:])
         return joined.get(CONTEXT, lambda: super(TextCond, self).concat(others))
 
 
