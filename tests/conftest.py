@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Generator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,3 +32,20 @@ def register_package(name: str, folder: Path) -> None:
 register_package("latte_core", ROOT / "latte_core")
 register_package("latte_test_support", ROOT / "tests" / "support")
 register_package("latte_fake_cuda", ROOT / "tests" / "fake_cuda" / "tool")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """Keep what is remembered for later processes out of the user's own cache folder."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATTE_CACHE_DIR", str(folder / "shared"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(
+    caches: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let no test find what another one left; the folder is not made before it is used."""
+    monkeypatch.setenv("LATTE_CACHE_DIR", str(caches / f"{id(request.node):x}"))

@@ -7,7 +7,6 @@ and a shape: a fact that runs share, not the state of one.
 from __future__ import annotations
 
 import os
-import subprocess
 import warnings
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
@@ -137,8 +136,6 @@ class KernelSet:
             calls: of torch's own operators, then of every way of the kernel.
             args: of the task.
         """
-        from triton.errors import TritonError  # pyright: ignore
-
         tokens: Tensor = args[0]
         expected = sample(calls[0]())  # its errors are torch's own
         try:
@@ -146,7 +143,7 @@ class KernelSet:
                 return self._decide(kernel, calls, expected, args)
         except torch.OutOfMemoryError:
             raise
-        except (TritonError, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        except ops.build_errors() as error:
             self.is_able[tokens.device] = False
             warnings.warn(
                 f"Fused kernels could not be built ({type(error).__name__}: {error}), so torch's "

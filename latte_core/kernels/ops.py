@@ -6,6 +6,7 @@ gradients. `choice.py` decides when they take the place of torch's own.
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -43,6 +44,23 @@ def programs() -> Any:
             "kernels to their automatic choice."
         ) from error
     return found
+
+
+def build_errors() -> tuple[type[Exception], ...]:
+    """Return what a program ends in that cannot be built or started on a device.
+
+    Beside Triton's own, where it imports: its compilers and drivers have a C compiler run, look
+    for libraries, and assert that they found them.
+    """
+    plain = (RuntimeError, AttributeError, AssertionError, OSError, subprocess.SubprocessError)
+    try:
+        programs()
+    except MissingDependencyError:
+        return plain
+    from triton.errors import TritonError  # pyright: ignore
+    from triton.runtime.errors import OutOfResources  # pyright: ignore
+
+    return (*plain, TritonError, OutOfResources)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import MissingDependencyError
 from ..kernels.choice import OLDEST
 from ..kernels.eight_bit import NORM_ROWS, TILES, programs
-from ..kernels.ops import on_device_of
+from ..kernels.ops import build_errors, on_device_of
 from ..kernels.timing import Timer, device_time
 from .formats import FP8, INT8, Format, quantise_rows
 from .matmul import (
@@ -171,21 +170,9 @@ def attempted(call: Callable[[], Any]) -> Any:
         return call()
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, AttributeError, OSError, subprocess.SubprocessError) as error:
-        LOGGER.debug("Not on this device: %s: %s", type(error).__name__, error)
-    except triton_errors() as error:
+    except build_errors() as error:
         LOGGER.debug("Not on this device: %s: %s", type(error).__name__, error)
     return None
-
-
-def triton_errors() -> tuple[type[Exception], ...]:
-    """Return what Triton raises where it cannot build a program; nothing without Triton."""
-    if not has_programs():
-        return ()
-    from triton.errors import TritonError  # pyright: ignore
-    from triton.runtime.errors import OutOfResources  # pyright: ignore
-
-    return TritonError, OutOfResources
 
 
 def fastest(
