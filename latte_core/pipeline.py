@@ -31,6 +31,7 @@ from .pipeline_run import (
 )
 from .pipeline_speed import SpeedUps
 from .pipeline_text import TextInputs, make_conditions
+from .precision.layers import layer_dtype
 from .sampling import (
     NoisePredictor,
     ScheduleSettings,
@@ -352,7 +353,7 @@ class Pipeline(SpeedUps):
         predict = self._predictor(batch, request, noise.shape, cache)
         if uses_guidance(request.guidance_scale):
             predict = guided_in_one_batch(predict, request.guidance_scale)
-        weight: Tensor = next(self.parts.transformer.parameters())
+        transformer = self.parts.transformer
         with self._precision.active(), naming_size(request.shape):
             latents = sample(
                 predict,
@@ -363,8 +364,8 @@ class Pipeline(SpeedUps):
                 step_noise=batch.noise,
                 settings=self.parts.settings,
                 callback=callback,
-                compute_dtype=weight.dtype,
-                device=weight.device,
+                compute_dtype=layer_dtype(transformer),
+                device=next(transformer.parameters()).device,
             )
         return latents, None if cache is None else cache.close()
 

@@ -63,8 +63,7 @@ TORCH_LOAD_FILES = {
 REVIEWED_IMPORTS = {
     "pickle": {"latte_core/checkpoint/reader.py"},  # names an exception class
     "subprocess": {
-        "latte_core/kernels/choice.py",  # names an exception class
-        "latte_core/precision/trial.py",  # names an exception class
+        "latte_core/kernels/ops.py",  # names an exception class
         "latte_core/video/ffmpeg.py",  # runs the encoder
         "nodes/host/training_process.py",  # runs a training
     },

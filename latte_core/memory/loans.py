@@ -291,7 +291,7 @@ def _joined(piece: Piece, tensor: Tensor, start: int) -> Piece | None:
     if tensor.data_ptr() - begin != start - piece.start:
         return None
     size = start + num_bytes_of(tensor) - piece.start
-    whole = torch.empty(0, dtype=torch.uint8)
+    whole = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     whole.set_(storage, begin - storage.data_ptr(), (size,), (1,))
     return Piece(whole, piece.start, size)
 

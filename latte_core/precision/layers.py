@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
 from torch import nn
 
 MULTIPLE = 16  # eight-bit products take rows and columns in multiples of this
@@ -27,6 +28,11 @@ def is_target(name: str, rows: int, columns: int) -> bool:
     """Return whether a layer of this name, with a weight (rows, columns), is quantised."""
     fits = rows % MULTIPLE == 0 and columns % MULTIPLE == 0
     return fits and LAYERS.fullmatch(name) is not None
+
+
+def layer_dtype(model: nn.Module) -> torch.dtype:
+    """Return the type of a model's layers; its tables are float32 whatever that is."""
+    return next(one.weight.dtype for one in model.modules() if isinstance(one, nn.Linear))
 
 
 def quantised_name(module: nn.Module) -> str | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..errors import InvalidInputError
 from .accumulation import accumulate_in_float16, check_float16_accumulation
+from .layers import layer_dtype
 from .names import ACCUMULATION, PRECISIONS
 from .quantize import quantize
 
@@ -56,8 +57,8 @@ def apply_precision(
             f"The precision is {name!r}; choose {', '.join(PRECISIONS)}, or leave it out."
         )
     if name == ACCUMULATION:
-        weight: torch.Tensor = next(model.parameters())
-        check_float16_accumulation(weight.dtype, device or weight.device)
+        where = device or next(model.parameters()).device
+        check_float16_accumulation(layer_dtype(model), where)
         return RunPrecision(name=name)
     done = quantize(model, name, device=device)
     logger.info(done.sentence)

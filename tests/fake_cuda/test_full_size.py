@@ -165,10 +165,6 @@ def test_fused_qkv_spares_launches_and_no_memory() -> None:
     assert found.peak <= 800
 
 
-EIGHT_BITS = pytest.mark.xfail(strict=False, reason="row 1: eight bits move elementwise traffic")
-
-
-@EIGHT_BITS
 @pytest.mark.parametrize("precision", ["fp8", "int8"])
 def test_pass_in_eight_bits_stays_within_its_gates(precision: str) -> None:
     found = measure(KERNELS, precision=precision)
@@ -178,7 +174,6 @@ def test_pass_in_eight_bits_stays_within_its_gates(precision: str) -> None:
     assert (found.copies, found.read_backs) == (0, 0)
 
 
-@pytest.mark.xfail(strict=False, reason="row 8: the owed pair is held during feed-forward")
 def test_feed_forward_in_parts_saves_memory_with_kernels_too() -> None:
     assert measure(KERNELS, rows=ROWS // 8).peak <= 614
 
@@ -187,7 +182,6 @@ def test_feed_forward_in_parts_saves_memory() -> None:
     assert measure(TORCH, rows=ROWS // 8).peak <= 614
 
 
-@pytest.mark.xfail(strict=False, reason="row 3: Turing is told that it can do bfloat16")
 def test_turing_computes_in_float16() -> None:
     with fake_cuda(capability=(7, 5), meta=True):
         assert pick_dtype(torch.device("cuda"), is_small=False) is torch.float16
@@ -195,14 +189,7 @@ def test_turing_computes_in_float16() -> None:
         assert pick_dtype(torch.device("cuda"), is_small=False) is torch.bfloat16
 
 
-STREAMS = pytest.mark.xfail(strict=False, reason="row 9: joined pieces are made on the CPU alone")
-PLANS = [
-    pytest.param(plan, marks=STREAMS if plan.transformer == STREAMED else ())
-    for plan in PRESETS.values()
-]
-
-
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+@pytest.mark.parametrize("plan", PRESETS.values(), ids=lambda plan: plan.name)
 def test_transformer_fits_its_preset_and_what_is_reckoned(plan: MemoryPlan) -> None:
     model = transformer(TORCH)
     size = sum(one.numel() * one.element_size() for one in model.parameters())
@@ -242,7 +229,6 @@ def sizes_of(transformer_bytes: int) -> PartSizes:
     )
 
 
-@pytest.mark.xfail(strict=False, reason="row 13: two copies and a read-back a step")
 def test_step_of_the_pipeline_adds_little_to_the_pass() -> None:
     model = transformer(KERNELS)
     alone = measure(KERNELS)

@@ -40,7 +40,6 @@ def test_kernels_make_the_latents_of_torch(report: dict[str, Any], case: str) ->
     assert expected <= set(found["kernels"])
 
 
-@pytest.mark.xfail(strict=False, reason="row 13: two copies and a read-back a step")
 @pytest.mark.parametrize("case", CASES)
 def test_step_with_kernels_neither_copies_nor_waits(report: dict[str, Any], case: str) -> None:
     for row in report[case]["steps"]:

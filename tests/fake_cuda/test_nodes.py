@@ -19,7 +19,6 @@ pytestmark = pytest.mark.fake_cuda
 FRAMES, ROWS, COLUMNS = 3, 8, 6
 CALLS = 3
 NEAR = 1.05  # launches in ComfyUI over those of the core
-AS_THE_CORE = pytest.mark.xfail(strict=False, reason="row 5: ComfyUI's calls prepare all anew")
 
 Part = Callable[[str], Any]
 
@@ -105,7 +104,6 @@ def test_model_predicts_on_the_card_what_it_does_on_the_cpu(
             assert distance(one, other) < 1e-3
 
 
-@AS_THE_CORE
 @pytest.mark.parametrize("kind", KINDS)
 def test_call_of_a_run_neither_copies_nor_waits(part: Part, kind: str) -> None:
     with fake_cuda() as card:
@@ -123,7 +121,6 @@ def off(model: Any) -> Any:
     return type(model.diffusion_model.kernels.use).NEVER
 
 
-@AS_THE_CORE
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["torch", "kernels"])
 def test_call_of_full_size_launches_what_the_core_does(part: Part, with_kernels: bool) -> None:
     found = rules()
