@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..devices import is_cuda
+from ..vae.pieces import CONTEXT, PIECE, WHOLE_CLIP
 from .plan import AUTO, CPU, PRESETS, RESIDENT, STREAMED, MemoryPlan, Place
 
 # Tensors as large as all tokens that are alive at once in a pass, beside the inner layer.
@@ -96,10 +97,12 @@ def stage_bytes(plan: MemoryPlan, sizes: PartSizes) -> dict[str, int]:
 
 
 def _decoding_bytes(plan: MemoryPlan, sizes: PartSizes) -> int:
-    """Return what the temporal decoder, the larger one, works in: all frames of a tile."""
+    """Return what the temporal decoder, the larger one, works in: all frames of a piece's tile."""
     edge = plan.decode_tile or max(sizes.height, sizes.frame_width)
     area = min(edge, sizes.height) * min(edge, sizes.frame_width)
-    return DECODED_BYTES * area * sizes.num_frames * sizes.itemsize // 2
+    is_whole = sizes.num_frames <= WHOLE_CLIP
+    frames = sizes.num_frames if is_whole else min(sizes.num_frames, PIECE + 2 * CONTEXT)
+    return DECODED_BYTES * area * frames * sizes.itemsize // 2
 
 
 def choose_plan(

@@ -187,6 +187,13 @@ def test_plans_reckon_with_the_traced_decoder(pixels: int) -> None:
     assert DECODED_BYTES * pixels * pixels * 16 == pytest.approx(traced, rel=0.02)
 
 
+@pytest.mark.parametrize(("num_frames", "together"), [(16, 16), (17, 17), (30, 22), (300, 22)])
+def test_decoding_of_long_clips_needs_what_a_piece_needs(num_frames: int, together: int) -> None:
+    plan = MemoryPlan(name="own")
+    found = stage_bytes(plan, sizes(num_frames=num_frames))["decoding"]
+    assert found == DECODED_BYTES * 512 * 512 * together
+
+
 def test_real_processes_save_what_the_trace_says() -> None:
     runs = {run["way"]: run for run in record["runs"]}
     whole, parts = runs["ours"], runs["ours, feed-forward in 8 parts"]
