@@ -87,6 +87,9 @@ def operators() -> set[str]:
 
 def main(text: Path, classes: Path) -> None:
     """Measure every case and print it."""
+    import latte_core.precision.trial as trial
+
+    trial.TOKENS = 256  # an interpreter takes minutes for what fills a card
     cases: dict[str, dict[str, Any]] = {
         "text": measure("text", text, "always"),
         "text, graph": measure("text", text, "always", is_graphed=True),

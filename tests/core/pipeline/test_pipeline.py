@@ -347,5 +347,6 @@ def test_signature_of_a_call_is_frozen() -> None:
         ("output", "frames"),
         ("callback", None),
         ("cache", None),
+        ("batch_size", 1),
     ]
     assert parameters[0].name == "prompt"
