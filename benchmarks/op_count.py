@@ -94,29 +94,37 @@ class Counts:
     tflop: float
 
 
-@torch.library.custom_op("latte_count::attention", mutates_args=())
-def attention_op(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Stand for a fused attention kernel; never run, only traced."""
-    raise NotImplementedError("This operator is for meta tensors.")
-
-
-@attention_op.register_fake
 def attention_shape(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Return (B, N, rows, d), in memory with the heads of a row side by side as kernels do."""
     batch, heads, rows, _ = q.shape
     return q.new_empty(batch, rows, heads, v.shape[3]).transpose(1, 2)
 
 
+def register_attention() -> Any:
+    """Return an operator that stands for a fused attention kernel: never run, only traced.
+
+    A second copy of this script finds the first one's operator. Registering it anew would take it
+    from under the first, which then crashes, and so would letting it go with the script.
+    """
+    held: Any = torch.ops.latte_count
+    if not hasattr(held, "attention"):
+        held.library = torch.library.Library("latte_count", "FRAGMENT")
+        held.library.define("attention(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
+        torch.library.register_fake("latte_count::attention", attention_shape, lib=held.library)
+    return held.attention.default
+
+
+ATTENTION = register_attention()
+
+
 class AttentionAsOneOp(TorchFunctionMode):
-    """Puts `attention_op` in the place of torch's attention, which would fall apart on meta."""
+    """Puts `ATTENTION` in the place of torch's attention, which would fall apart on meta."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
-            return attention_op(
-                given["query"], given["key"], given["value"], given.get("attn_mask")
-            )
+            return ATTENTION(given["query"], given["key"], given["value"], given.get("attn_mask"))
         return func(*args, **kwargs)
 
 
