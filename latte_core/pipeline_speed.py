@@ -56,7 +56,8 @@ class SpeedUps:
         torch and Triton, so that later processes compute the same bits.
 
         Args:
-            is_used: False uses torch's operators everywhere.
+            is_used: False uses torch's operators everywhere, but for layers that `set_precision`
+                has given a product before.
             is_timed: False chooses by rule, the same in every process on every card of a kind.
         """
         chosen = KernelUse.AUTO if is_timed else KernelUse.FIXED

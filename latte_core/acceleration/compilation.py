@@ -22,9 +22,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError
 from ..model.attention import BlockHooks
 from ..model.latte_t2v import LatteT2V
+from ..model.residual import Owed, settled
 from .compilation_regions import Region, RegionCall, blocks_of, can_compile
 
 Tell = Callable[[str], None]
@@ -155,6 +157,8 @@ class RegionalCompiler:
         """Run a block: compiled where that can be done."""
         hooks = arguments[-2].hooks
         if not self._failure and self._accepts(hooks):
+            if isinstance(arguments[0], Owed):  # is taken once, and what fails needs it again
+                arguments = (settled(arguments[0], arguments[-2].kernels), *arguments[1:])
             made = self._try(take_apart(block, *arguments))
             if made is not None:
                 return made
@@ -168,7 +172,7 @@ class RegionalCompiler:
         return forward(block, *arguments)
 
     def _try(self, call: RegionCall) -> Tensor | None:
-        """Run a region compiled; None if it cannot be compiled."""
+        """Run a region compiled; None if it cannot be compiled, or what was compiled cannot run."""
         from torch._dynamo import maybe_mark_dynamic
         from torch._dynamo.exc import TorchDynamoException
 
@@ -178,7 +182,10 @@ class RegionalCompiler:
             for tensor, axis in call.text:
                 maybe_mark_dynamic(tensor, axis)
             made = compiled(*call.arguments)
-        except TorchDynamoException as error:
+        except RuntimeError as error:
+            # an attention kernel that a graph chose may have no plan; blocks find another one
+            if not isinstance(error, TorchDynamoException) and is_out_of_memory(error):
+                raise
             self._give_up(error)
             return None
         if self._graphs > before:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..precision.names import PRECISIONS, TEXT_PRECISIONS
+from .sample_compile import FIXED
 
 if TYPE_CHECKING:
     from ..class_pipeline import ClassPipeline
@@ -37,8 +38,8 @@ def set_precision(pipeline: Pipeline | ClassPipeline, settings: Settings) -> Non
     """Set the precision that was asked for, and print what was done for it."""
     if settings.precision is None:
         return
-    if settings.kernels is False:
-        pipeline.use_kernels(False)  # nor for products in eight bits
+    if settings.kernels is not None:  # of products in eight bits, too
+        pipeline.use_kernels(settings.kernels is not False, is_timed=settings.kernels != FIXED)
     pipeline.set_precision(settings.precision)
     if pipeline.precision.sentence is not None:
         print(pipeline.precision.sentence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Hashable
 
@@ -10,9 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..devices import is_out_of_memory
+
 NAMED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ORDERS: tuple[list[SDPBackend] | None, ...] = (None, NAMED, [SDPBackend.MATH])
 """What may be asked, from torch's own choice to the kernel that takes anything."""
+
+ONE_ORDER = threading.Lock()
+"""Held while an order is set: the switches behind it belong to the process, and hosts call models
+on several cards from a thread for each."""
 
 
 class Backends:
@@ -52,10 +59,13 @@ class Backends:
         level = max(self.levels.get(key, 0), int(across_frames))
         while True:
             try:
-                return attend_in_order(ORDERS[level], q, k, v, bias)
-            except torch.OutOfMemoryError:
-                raise
+                with ONE_ORDER:
+                    return attend_in_order(ORDERS[level], q, k, v, bias)
             except RuntimeError as error:
+                # without an order, memory may be what cuDNN asks for beside the tensors
+                is_final = isinstance(error, torch.OutOfMemoryError) or level > 0
+                if is_final and is_out_of_memory(error):
+                    raise
                 level += 1
                 if level == len(ORDERS):
                     raise

@@ -18,6 +18,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..devices import is_cuda, is_out_of_memory
 from ..errors import MissingDependencyError
 from ..files import cache_folder
 from . import ops
@@ -141,9 +142,9 @@ class KernelSet:
         try:
             with ops.on_device_of(tokens):
                 return self._decide(kernel, calls, expected, args)
-        except torch.OutOfMemoryError:
-            raise
         except ops.build_errors() as error:
+            if is_out_of_memory(error):
+                raise
             self.is_able[tokens.device] = False
             warnings.warn(
                 f"Fused kernels could not be built ({type(error).__name__}: {error}), so torch's "
@@ -167,7 +168,7 @@ class KernelSet:
 
         if self.use is KernelUse.FIXED:
             return kernel.fixed if agrees(kernel.fixed) else -1
-        store = self._store_for(args[0])
+        store = self.store_for(args[0].device)
         if store is None:
             return fastest(calls[0], calls[1:], expected, self.timer)
         name = choice_key(kernel.name, args[0], args)
@@ -178,9 +179,9 @@ class KernelSet:
         store.save(name, found)
         return found
 
-    def _store_for(self, tokens: Tensor) -> ChoiceStore | None:
-        """Return what keeps choices for the device of tokens, None on CPUs without one."""
-        if self.store is None and tokens.is_cuda:
+    def store_for(self, device: torch.device) -> ChoiceStore | None:
+        """Return what keeps choices for a device; None on CPUs without a store of their own."""
+        if self.store is None and is_cuda(device):
             self.store = ChoiceFile(cache_folder(os.environ) / FILE_NAME)
         return self.store
 

@@ -52,7 +52,10 @@ def build_errors() -> tuple[type[Exception], ...]:
     Beside Triton's own, where it imports: its compilers and drivers have a C compiler run, look
     for libraries, and assert that they found them.
     """
-    plain = (RuntimeError, AttributeError, AssertionError, OSError, subprocess.SubprocessError)
+    plain = (
+        *(RuntimeError, ValueError, AttributeError, AssertionError, OSError),
+        subprocess.SubprocessError,
+    )
     try:
         programs()
     except MissingDependencyError:

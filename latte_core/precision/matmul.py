@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..kernels.choice import MAX_WIDTH
 from ..kernels.eight_bit import EIGHT_BIT_LINEAR, TOKEN_ROWS, scaled
 from ..kernels.rows import Rows, Sums
@@ -82,9 +83,9 @@ def is_able(kind: Format, device: torch.device) -> bool:
             made = scaled_product(numbers, numbers, ones, ones)
         else:
             made = whole_product(numbers, numbers)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, AttributeError):
+    except (RuntimeError, ValueError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return bool((made == FEWEST_ROWS).all())
 

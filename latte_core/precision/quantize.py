@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..errors import InvalidInputError
-from ..kernels.choice import KernelUse
+from ..kernels.choice import KernelSet, KernelUse
 from ..model.attention import FusedLinear
 from ..model.fused_qkv import fuse_qkv
 from ..model.latte_t2v import LatteT2V
@@ -84,9 +83,15 @@ def quantize(
     device = device or layers[next(iter(layers))].weight.device
     found = backend and f"Products run as {backend.name}."
     if backend is None:
-        kernels: Any = getattr(model, "kernels", None)
-        allowed = kernels is None or kernels.use is not KernelUse.NEVER
-        trial = find_backend(_widest(layers), kind, device, with_kernels=allowed)
+        kernels: KernelSet = getattr(model, "kernels", None) or KernelSet()
+        trial = find_backend(
+            _widest(layers),
+            kind,
+            device,
+            with_kernels=kernels.use is not KernelUse.NEVER,
+            is_timed=kernels.use is not KernelUse.FIXED,
+            store=kernels.store_for(device),
+        )
         backend, found = trial.backend, trial.sentence
         if not trial.pays:
             logger.warning(found)

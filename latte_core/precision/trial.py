@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..devices import is_out_of_memory
 from ..errors import MissingDependencyError
 from ..kernels.choice import OLDEST
 from ..kernels.eight_bit import NORM_ROWS, TILES, programs
 from ..kernels.ops import build_errors, on_device_of
+from ..kernels.store import ChoiceStore, choice_key
 from ..kernels.timing import Timer, device_time
 from .formats import FP8, INT8, Format, quantise_rows
 from .matmul import (
@@ -57,6 +59,8 @@ def find_backend(
     device: torch.device,
     *,
     with_kernels: bool = True,
+    is_timed: bool = True,
+    store: ChoiceStore | None = None,
     timer: Timer = device_time,
 ) -> Trial:
     """Try one layer of a model in eight bits on a device, on a card against its own type.
@@ -66,28 +70,88 @@ def find_backend(
         kind: number format.
         device: where it will run.
         with_kernels: try our own, too.
+        is_timed: False chooses by rule among those that work.
+        store: keeps what a timing found for later processes.
         timer: measures a call on the device.
     """
     if device.type == "cpu":
         return find_on_processor(layer, kind, device)
     if not is_capable(kind, device):
         return Trial(backend=UNPACKING, sentence=no_product(kind, device, layer), pays=False)
-    return find_on_card(layer, kind, device, with_kernels, timer)
+    return find_on_card(layer, kind, device, with_kernels, timer, is_timed=is_timed, store=store)
 
 
 def find_on_card(
-    layer: nn.Linear, kind: Format, device: torch.device, with_kernels: bool, timer: Timer
+    layer: nn.Linear,
+    kind: Format,
+    device: torch.device,
+    with_kernels: bool,
+    timer: Timer,
+    *,
+    is_timed: bool = True,
+    store: ChoiceStore | None = None,
 ) -> Trial:
-    """Time a layer in eight bits, in each way that works, and in its own type."""
+    """Try a layer in eight bits in each way that a card may know; see `find_backend`."""
     weight = layer.weight.detach().to(device)
     tokens = normal_tokens(weight)
     with torch.no_grad(), on_device_of(weight):
         able = able_backends(kind, weight, tokens, with_kernels)
         if not able:
             return Trial(backend=UNPACKING, sentence=failed(kind, dtype_name(layer)), pays=False)
-        own = partial(F.linear, tokens, weight)
-        best, times = fastest(own, able, timer)
-    return spoken(best, times, kind, weight.dtype)
+        if not is_timed:
+            return by_rule([backend for backend, _ in able], kind)
+        return timed(able, kind, weight, tokens, timer, store if has_programs() else None)
+
+
+def timed(
+    able: list[tuple[Backend, Callable[[], Tensor]]],
+    kind: Format,
+    weight: Tensor,
+    tokens: Tensor,
+    timer: Timer,
+    store: ChoiceStore | None,
+) -> Trial:
+    """Return what was faster in an earlier process, else time each way and the layer's own type."""
+    names = [name_of(backend) for backend, _ in able]
+    key = ""
+    if store is not None:
+        key = choice_key(f"{kind.name} among {', '.join(names)}", tokens, (tokens, weight))
+        known = store.load(key)
+        if known is not None and -1 <= known < len(able):
+            return remembered(UNPACKING if known < 0 else able[known][0], kind, weight.dtype)
+    best, times = fastest(partial(F.linear, tokens, weight), able, timer)
+    trial = spoken(best, times, kind, weight.dtype)
+    if store is not None:
+        store.save(key, names.index(name_of(best)) if trial.pays else -1)
+    return trial
+
+
+def name_of(backend: Backend) -> str:
+    """Return what tells a backend from the others of a card."""
+    return f"{backend.name}{' with kernels' if backend.with_kernels else ''} {backend.tile}"
+
+
+def by_rule(able: list[Backend], kind: Format) -> Trial:
+    """Return torch's product of fp8, and of int8 our own, which writes no sums of 32 bits."""
+    wanted = SCALED_MM if kind is FP8 else TRITON
+    backend = min(able, key=lambda one: (one.name != wanted, not one.with_kernels, one.tile))
+    sentence = f"Products run in {kind.name} ({backend.name}), by rule: nothing was timed."
+    return Trial(backend=backend, sentence=sentence, pays=True)
+
+
+def remembered(backend: Backend, kind: Format, dtype: torch.dtype) -> Trial:
+    """Return what a timing of an earlier process means."""
+    if backend is not UNPACKING:
+        sentence = f"Products run in {kind.name} ({backend.name}), which was timed here before."
+        return Trial(backend=backend, sentence=sentence, pays=True)
+    type_name = str(dtype).removeprefix("torch.")
+    return Trial(
+        backend=UNPACKING,
+        sentence=f"{kind.name} saves memory here, but no time, as was timed here before. So "
+        f"weights are unpacked for each product, which runs in {type_name}. Leave the precision "
+        "out for speed.",
+        pays=False,
+    )
 
 
 def find_on_processor(layer: nn.Linear, kind: Format, device: torch.device) -> Trial:
@@ -168,9 +232,9 @@ def attempted(call: Callable[[], Any]) -> Any:
     """Return a call's result, or None if the device, the driver or a build cannot do it."""
     try:
         return call()
-    except torch.OutOfMemoryError:
-        raise
     except build_errors() as error:
+        if is_out_of_memory(error):
+            raise
         LOGGER.debug("Not on this device: %s: %s", type(error).__name__, error)
     return None
 

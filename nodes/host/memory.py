@@ -68,7 +68,9 @@ def make_room(patcher: Any, num_bytes: int, shape: Sequence[int]) -> None:
     device = patcher.load_device
     if management.is_device_cpu(device):
         return
-    own = [one for one in management.current_loaded_models if one.model is patcher]
+    loaded = management.current_loaded_models
+    # the model of a chain of nodes is a clone of what is loaded: the weights are the same
+    own = [one for one in loaded if one.model is not None and patcher.is_clone(one.model)]
     needed = patcher.model_size() - patcher.loaded_size() + num_bytes
     needed += patcher.model.memory_required(list(shape))
     management.free_memory(needed, device, keep_loaded=own)

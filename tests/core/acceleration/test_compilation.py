@@ -22,6 +22,7 @@ from latte_core.acceleration.compilation import (
     uncompile_model,
 )
 from latte_core.errors import IncompatibleInputsError
+from latte_core.kernels.choice import KernelSet
 from latte_core.model.attention import BlockHooks, scaled_dot_product
 from latte_core.model.fused_qkv import fuse_qkv
 from latte_core.model.latte_t2v import LatteT2V
@@ -192,6 +193,62 @@ def test_failing_backend_is_said_once_and_the_blocks_run_as_they_are(
     assert near(found[0], expected)  # its text was padded for graphs already
     assert torch.equal(found[1], expected)
     assert "no C++ compiler" in compiler.report().sentence()
+
+
+class OnCard(KernelSet):
+    """Is active as on a card, so that sums are owed from block to block; torch does them."""
+
+    def is_active(self, tokens: Tensor) -> bool:
+        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+    def run(self, kernel: Any, plain: Any, *args: Any, **kwargs: Any) -> Any:
+        return plain(*args, **kwargs)
+
+
+def test_blocks_that_owe_sums_run_as_they_are_where_compiling_fails(
+    model: LatteT2V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("latte_core.acceleration.compilation.find_backend", lambda *_: fail)
+    model.kernels = OnCard()
+    expected = run(model)
+    compile_model(model)
+    with pytest.warns(UserWarning, match="uncompiled"):
+        assert near(run(model), expected)
+    assert torch.equal(run(model), expected)
+
+
+def test_graph_that_fails_when_it_runs_is_given_up_for_the_blocks(
+    model: LatteT2V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_plan(*_: Any) -> Any:
+        raise RuntimeError("cuDNN has no execution plan for this")
+
+    monkeypatch.setattr(
+        "latte_core.acceleration.compilation.find_backend", lambda *_: lambda *_: without_plan
+    )
+    expected = run(model)
+    compiler = compile_model(model)
+    with pytest.warns(UserWarning, match=r"uncompiled.*execution plan"):
+        assert near(run(model), expected)
+    assert "execution plan" in compiler.report().failure
+
+
+def test_lack_of_memory_in_a_graph_is_not_taken_for_a_failure_to_compile(
+    model: LatteT2V, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(
+        "latte_core.acceleration.compilation.find_backend", lambda *_: lambda *_: full
+    )
+    compiler = compile_model(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(model)
+    assert not compiler.report().failure
 
 
 def test_operation_that_cannot_be_traced_falls_back(model: LatteT2V) -> None:

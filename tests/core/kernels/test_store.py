@@ -165,8 +165,9 @@ def test_cards_keep_choices_in_the_users_cache_folder_and_cpus_keep_none(
 ) -> None:
     monkeypatch.setenv("LATTE_CACHE_DIR", str(tmp_path))
     kernels = KernelSet()
-    assert kernels._store_for(torch.ones(1)) is None
-    kept: Any = kernels._store_for(type("OnCard", (), {"is_cuda": True})())  # type: ignore[arg-type]
+    assert kernels.store_for(torch.device("cpu")) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kept: Any = kernels.store_for(torch.device("cuda"))
     kept.save("a", 1)
     assert [one.name for one in tmp_path.iterdir()] == ["kernels.json"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,6 +85,51 @@ def test_a_layer_that_is_no_faster_runs_in_its_own_type_and_that_is_said() -> No
     assert (found.backend, found.pays) == (UNPACKING, False)
     assert "saves memory here, but no time" in found.sentence
     assert "1 ms in int8 (int_mm)" in found.sentence and "runs in float32" in found.sentence
+
+
+class Store(dict[str, int]):
+    """Keeps choices as long as a test lives."""
+
+    def load(self, key: str) -> int | None:
+        return self.get(key)
+
+    def save(self, key: str, choice: int) -> None:
+        self[key] = choice
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("times", [(2.0, 1.0), (1.0, 2.0)], ids=["pays", "does not pay"])
+def test_a_later_process_uses_what_an_earlier_one_timed(
+    monkeypatch: pytest.MonkeyPatch, times: tuple[float, float]
+) -> None:
+    pytest.importorskip("triton")  # names the version that a choice was made with
+    monkeypatch.setattr(trial, "backends", lambda *_: [Backend(name="int_mm", place="cpu")])
+    monkeypatch.setattr(trial, "has_programs", lambda: True)
+    layer, store, later = nn.Linear(32, 48), Store(), Clock(*reversed(times))
+    first = trial.find_on_card(layer, INT8, CPU, True, Clock(*times), store=store)
+    found = trial.find_on_card(layer, INT8, CPU, True, later, store=store)
+    assert (found.backend, found.pays) == (first.backend, first.pays)
+    assert later.asked == 0 and "was timed here before" in found.sentence
+    other = trial.find_on_card(nn.Linear(48, 32), INT8, CPU, True, later, store=store)
+    assert other.pays is not found.pays  # of another size
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("kind", [FP8, INT8], ids=lambda kind: kind.name)
+def test_by_rule_no_clock_is_asked(kind: Any) -> None:
+    clock = Clock(1.0, 2.0)
+    found = trial.find_on_card(nn.Linear(32, 48), kind, CPU, True, clock, is_timed=False)
+    assert found.pays and clock.asked == 0
+    assert "by rule" in found.sentence
+
+
+@pytest.mark.parametrize(("kind", "name"), [(FP8, "scaled_mm"), (INT8, "triton")])
+def test_the_rule_takes_the_same_of_all_that_work(kind: Any, name: str) -> None:
+    plain = Backend(name="scaled_mm" if kind is FP8 else "int_mm", place="cuda")
+    own = [replace(plain, name="triton", with_kernels=True, tile=tile) for tile in range(4)]
+    able = [plain, replace(plain, with_kernels=True), *own]
+    chosen = {trial.by_rule(some, kind).backend for some in (able, able[::-1])}
+    assert [(one.name, one.with_kernels, one.tile) for one in chosen] == [(name, True, 0)]
 
 
 def test_a_product_that_a_build_lacks_is_left_out(card: list[str]) -> None:
@@ -198,22 +244,23 @@ def test_fp8_on_a_processor_runs_in_the_type_of_the_run() -> None:
     assert "8.9" in found.sentence and "runs in bfloat16" in found.sentence
 
 
-def test_the_widest_layer_is_tried_once_and_without_kernels_where_they_are_off(
+def test_the_widest_layer_is_tried_once_and_as_the_kernels_of_the_model_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[tuple[int, bool]] = []
+    seen: list[tuple[int, bool, bool]] = []
 
-    def find(layer: nn.Linear, *_: Any, with_kernels: bool) -> Trial:
-        seen.append((layer.out_features, with_kernels))
+    def find(layer: nn.Linear, *_: Any, with_kernels: bool, is_timed: bool, store: object) -> Trial:
+        seen.append((layer.out_features, with_kernels, is_timed))
         return Trial(backend=EMULATION, sentence="Timed.", pays=True)
 
     monkeypatch.setattr(quantize, "find_backend", find)
     model = tiny_model()
     assert "Timed." in quantize.quantize(model, "int8").sentence
-    other = tiny_model()
-    other.kernels = KernelSet(KernelUse.NEVER)
-    quantize.quantize(other, "int8")
-    assert seen == [(64, True), (64, False)]
+    for use in (KernelUse.NEVER, KernelUse.FIXED):
+        other = tiny_model()
+        other.kernels = KernelSet(use)
+        quantize.quantize(other, "int8")
+    assert seen == [(64, True, True), (64, False, True), (64, True, False)]
 
 
 def test_sums_of_32_bits_bring_fused_queries_keys_and_values() -> None:
