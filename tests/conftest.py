@@ -6,6 +6,7 @@ The repository root is never put on sys.path: its `nodes` package would shadow C
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Generator
 from pathlib import Path
@@ -28,6 +29,9 @@ def register_package(name: str, folder: Path) -> None:
     sys.modules[name] = module
     spec.loader.exec_module(module)
 
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts cores: the workers share them
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 register_package("latte_core", ROOT / "latte_core")
 register_package("latte_test_support", ROOT / "tests" / "support")
