@@ -19,6 +19,7 @@ from ..parts import read_json
 from ..video.frame_folder import remove_unfinished
 from .sample_jobs import FRAMES, Job, Maker, in_batches
 from .sample_output import Output, make_batch, say_written
+from .sample_precision import PRODUCT
 from .sample_share import Share
 
 LIST_NAME = "videos.json"
@@ -51,7 +52,7 @@ def fill_folder(
     if not own:
         return
     output.check(own[0][1], maker.size)
-    run = {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
+    run = _asked_for({**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending})
     listed = [
         {"file": target.name, **maker.describe(job)}
         for job, target in zip(jobs, targets, strict=True)
@@ -79,6 +80,14 @@ def fill_folder(
                 say_written(target, frames, output)
 
 
+def _asked_for(recipe: Values) -> Values:
+    """Return a recipe without what no option gives, so that it cannot keep a folder from growing.
+
+    The file of each clip still says it.
+    """
+    return {name: value for name, value in recipe.items() if name != PRODUCT}
+
+
 def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[Values]:
     """Return the list of the videos of a folder, empty for a new one.
 
@@ -90,7 +99,7 @@ def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[
     found = next((one["file"] for one in listed if (folder / one["file"]).exists()), None)
     if path.is_file():
         was, videos = _read_list(path)
-        _require_same(folder, was, json.loads(json.dumps(run)))
+        _require_same(folder, _asked_for(was), json.loads(json.dumps(run)))
         for one, other in zip(videos, json.loads(json.dumps(listed)), strict=False):
             _require_same(folder, one, other)
         return videos
