@@ -239,7 +239,8 @@ class Pipeline(SpeedUps):
         )
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         num_calls = self._check_run(request, step_noise[0])
-        check_room_for_cache(cache, self.parts, request.shape, 1 + is_guided)
+        together = min(batch_size, count) * (1 + is_guided)
+        check_room_for_cache(cache, self.parts, request.shape, together)
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         with self.parts.stages.run():
             conditions = make_conditions(text, self.parts.prompt_encoder)
