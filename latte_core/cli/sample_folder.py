@@ -46,13 +46,18 @@ def fill_folder(
     """
     suffix = "" if ending == FRAMES else f".{ending}"
     targets = [folder / f"{job.index:0{DIGITS}d}{suffix}" for job in jobs]
-    own = [pair for pair in zip(jobs, targets, strict=True) if share.has(pair[0].index)]
+    batches = in_batches(list(zip(jobs, targets, strict=True)), maker.batch)
+    # Whole batches are shared out, so that what a video is made with depends on no other process.
+    shared = [batch for number, batch in enumerate(batches) if share.has(number)]
+    own = [pair for batch in shared for pair in batch]
     if share.world > 1:
         print(f"Process {share.rank} of {share.world}: {len(own)} of {len(jobs)} videos.")
     if not own:
         return
     output.check(own[0][1], maker.size)
-    run = _asked_for({**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending})
+    run = _asked_for(
+        {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
+    )
     listed = [
         {"file": target.name, **maker.describe(job)}
         for job, target in zip(jobs, targets, strict=True)
@@ -62,7 +67,7 @@ def fill_folder(
     if len(missing) < len(own):
         print(f"{len(own) - len(missing)} of {len(own)} videos are in {folder} already.")
     is_listed = False
-    for batch in in_batches(own, maker.batch):
+    for batch in shared:
         lacking = {target for _, target in batch if not target.exists()}
         if not lacking:
             continue

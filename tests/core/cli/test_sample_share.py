@@ -79,6 +79,16 @@ def test_processes_together_write_what_one_writes(
     assert contents(tmp_path) == whole
 
 
+def test_processes_share_out_whole_batches(folder: Path, tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    assert sample(folder, one, "--batch", "2") == 0
+    assert sample(folder, several, "--batch", "2", "--rank", "0", "--world", "2") == 0
+    made = [path.name for path in sorted(several.iterdir())]
+    assert made == ["000000", "000001", "000004", "videos.json"]
+    assert sample(folder, several, "--batch", "2", "--rank", "1", "--world", "2") == 0
+    assert contents(several) == contents(one)
+
+
 def test_processes_of_a_launcher_share_the_work_at_the_same_time(
     folder: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
