@@ -201,7 +201,8 @@ class Pipeline(SpeedUps):
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.
             batch_size: how many videos are made together: faster where small ones leave the device
-                idle, for so many times the memory; they differ by rounding from those made alone.
+                idle, for so many times the memory; they differ by rounding from those made alone,
+                and under a cache that measures a change by the steps that another one needs.
 
         Returns:
             Frames and latents; a list of prompts gives one more axis in front of the frames.

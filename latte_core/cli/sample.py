@@ -107,7 +107,8 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="videos made together (default: 1): faster where small ones leave the device idle, "
-        "for N times the memory; they differ by rounding from videos made one by one",
+        "for N times the memory; they differ by rounding from videos made one by one, and under "
+        "--cache teacache or first-block by the steps that another of them needs",
     )
 
 
