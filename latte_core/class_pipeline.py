@@ -251,7 +251,8 @@ class ClassPipeline(SpeedUps):
         if output == "frames":
             self.parts.check_vae()
         as_authors = check_noise_order(noise_order) == "reference"
-        videos = (count if as_authors else 1) * (1 + uses_guidance(run.guidance_scale))
+        together = count if as_authors else min(batch_size, count)
+        videos = together * (1 + uses_guidance(run.guidance_scale))
         check_room_for_cache(cache, self.parts, shape, videos)
         with self.parts.stages.run():
             self.parts.begin_sampling()

@@ -201,7 +201,8 @@ class Pipeline(SpeedUps):
             callback: called after each model call; an exception it raises ends the run unchanged.
             cache: how to compute less of each run, at some loss of likeness; None computes all.
             batch_size: how many videos are made together: faster where small ones leave the device
-                idle, for so many times the memory; they differ by rounding from those made alone.
+                idle, for so many times the memory; they differ by rounding from those made alone,
+                and under a cache that measures a change by the steps that another one needs.
 
         Returns:
             Frames and latents; a list of prompts gives one more axis in front of the frames.
@@ -239,7 +240,8 @@ class Pipeline(SpeedUps):
         )
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         num_calls = self._check_run(request, step_noise[0])
-        check_room_for_cache(cache, self.parts, request.shape, 1 + is_guided)
+        together = min(batch_size, count) * (1 + is_guided)
+        check_room_for_cache(cache, self.parts, request.shape, together)
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         with self.parts.stages.run():
             conditions = make_conditions(text, self.parts.prompt_encoder)

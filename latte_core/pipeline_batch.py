@@ -1,7 +1,8 @@
 """Videos that are made together: their text in one tensor, and their noise in one record.
 
 Together they take fewer and larger operations, so that they differ by rounding from videos that
-are made one by one.
+are made one by one. A cache that measures a change computes a step if any of them needs it, so that
+there steps may be computed that a video alone would skip.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ frame, `L` text tokens, `D` hidden size, `N` heads, `T` sampling steps. A video 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ TEXT_TOKENS = 120  # prompt length in T5 tokens, EOS included
 MAX_PIXELS = 8192
 MAX_FRAMES = 65536
 MAX_SEED = 2**64 - 1
+TRAIN_STEPS = 1000  # timesteps that Latte was trained on
 MAX_BATCH = 64  # videos made together
 
 
@@ -63,6 +65,33 @@ def check_seed(value: object) -> int:
         InvalidInputError: otherwise.
     """
     return check_integer("seed", value, 0, MAX_SEED)
+
+
+def check_eta(eta: float) -> float:
+    """Return DDIM's share of noise if it is one.
+
+    Raises:
+        InvalidInputError: outside 0 .. 1.
+    """
+    if not (math.isfinite(eta) and 0 <= eta <= 1):
+        raise InvalidInputError(
+            f"eta is {eta!r}, but it must be from 0 (deterministic) to 1 (fully stochastic)."
+        )
+    return eta
+
+
+def check_guidance(scale: float) -> float:
+    """Return a guidance scale if it is one.
+
+    Raises:
+        InvalidInputError: if it is negative or not a number.
+    """
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InvalidInputError(
+            f"guidance_scale is {scale!r}, but it must be a number from 0 up; "
+            "1 or less switches guidance off, 7.5 is the usual value."
+        )
+    return scale
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -52,10 +52,10 @@ class StepCache:
 
     The first call of a step decides for all calls of it, by the rows of one id alone, so that
     conditionings in one batch and conditionings apart are treated alike, as long as a caller who
-    makes several calls begins with that id. Residuals are kept for
-    each id; where those of the first call, or of calls that are known to follow, are missing, of
-    another shape, or older than the last full step, the whole step is computed in full; where
-    those of an unforeseen call are, that call alone.
+    makes several calls begins with that id. Of several videos in its rows, the one that changed
+    most decides for all. Residuals are kept for each id; where those of the first call, or of calls
+    that are known to follow, are missing, of another shape, or older than the last full step, the
+    whole step is computed in full; where those of an unforeseen call are, that call alone.
 
     Args:
         policy: decides.
@@ -284,8 +284,20 @@ def shape_of_part(hidden: Tensor, count: int) -> tuple[int, ...]:
 
 
 def relative_change(now: Tensor, before: Tensor | None) -> float | None:
-    """Return mean |now - before| / mean |before|; None where there is nothing to compare with."""
+    """Return mean |now - before| / mean |before| of the video that changed most.
+
+    Args:
+        now: (B, F*S, D) of B videos.
+        before: as `now`; None, or of another shape, where there is nothing to compare with.
+
+    Returns:
+        None where there is nothing to compare with.
+    """
     if before is None or before.shape != now.shape:
         return None
-    scale = before.abs().mean(dtype=torch.float32)
-    return float((now - before).abs().mean(dtype=torch.float32) / scale)
+    # A mean over all videos would hide the one that has to be computed.
+    changes = [
+        (new - old).abs().mean(dtype=torch.float32) / old.abs().mean(dtype=torch.float32)
+        for new, old in zip(now.chunk(len(now)), before.chunk(len(now)), strict=True)
+    ]
+    return float(changes[0] if len(changes) == 1 else torch.stack(changes).max())

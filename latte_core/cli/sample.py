@@ -15,7 +15,7 @@ from .options import DTYPES
 from .reference_settings import read_settings
 from .sample_cache import add_cache_options
 from .sample_compile import add_compile_options
-from .sample_jobs import FRAMES, check_numbers
+from .sample_jobs import FRAMES, check_numbers, check_text_run
 from .sample_memory import add_memory_options
 from .sample_precision import add_precision_options
 from .sample_settings import PRESETS, Settings, from_arguments, preset, require_model
@@ -107,7 +107,8 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="videos made together (default: 1): faster where small ones leave the device idle, "
-        "for N times the memory; they differ by rounding from videos made one by one",
+        "for N times the memory; they differ by rounding from videos made one by one, and under "
+        "--cache teacache or first-block by the steps that another of them needs",
     )
 
 
@@ -195,6 +196,8 @@ def run(arguments: argparse.Namespace) -> int:
     share = Share.of(arguments.rank, arguments.world, arguments.output_dir)
     settings = gather(arguments)
     check_numbers(settings)
+    check_text_run(settings)
+    check_contents(arguments, settings)
     from .sample_run import make_videos  # imports torch, for arguments that can be used
 
     make_videos(settings, arguments, share)
@@ -217,6 +220,21 @@ def check_output(arguments: argparse.Namespace) -> None:
         raise InvalidInputError(
             "--grid writes one file, so it needs --output FILE instead of --output-dir."
         )
+
+
+def check_contents(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Refuse frames and a rate that the files cannot hold.
+
+    Raises:
+        InvalidInputError: saying what they can.
+    """
+    ending = arguments.format or ("png" if settings.frames == 1 else "mp4")
+    is_folder = ending == FRAMES  # of pictures, each a frame
+    chosen = format_for(Path(arguments.output or ("x.png" if is_folder else f"x.{ending}")))
+    if settings.frames is not None and not is_folder:
+        chosen.check_frames(settings.frames)
+    if settings.fps is not None:
+        chosen.check_rate(settings.fps)
 
 
 def gather(arguments: argparse.Namespace) -> Settings:

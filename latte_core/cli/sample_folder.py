@@ -19,6 +19,7 @@ from ..parts import read_json
 from ..video.frame_folder import remove_unfinished
 from .sample_jobs import FRAMES, Job, Maker, in_batches
 from .sample_output import Output, make_batch, say_written
+from .sample_precision import PRODUCT
 from .sample_share import Share
 
 LIST_NAME = "videos.json"
@@ -45,13 +46,18 @@ def fill_folder(
     """
     suffix = "" if ending == FRAMES else f".{ending}"
     targets = [folder / f"{job.index:0{DIGITS}d}{suffix}" for job in jobs]
-    own = [pair for pair in zip(jobs, targets, strict=True) if share.has(pair[0].index)]
+    batches = in_batches(list(zip(jobs, targets, strict=True)), maker.batch)
+    # Whole batches are shared out, so that what a video is made with depends on no other process.
+    shared = [batch for number, batch in enumerate(batches) if share.has(number)]
+    own = [pair for batch in shared for pair in batch]
     if share.world > 1:
         print(f"Process {share.rank} of {share.world}: {len(own)} of {len(jobs)} videos.")
     if not own:
         return
     output.check(own[0][1], maker.size)
-    run = {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
+    run = _asked_for(
+        {**maker.recipe, "fps": output.fps, "upscale": output.factor, "ending": ending}
+    )
     listed = [
         {"file": target.name, **maker.describe(job)}
         for job, target in zip(jobs, targets, strict=True)
@@ -61,7 +67,7 @@ def fill_folder(
     if len(missing) < len(own):
         print(f"{len(own) - len(missing)} of {len(own)} videos are in {folder} already.")
     is_listed = False
-    for batch in in_batches(own, maker.batch):
+    for batch in shared:
         lacking = {target for _, target in batch if not target.exists()}
         if not lacking:
             continue
@@ -79,6 +85,14 @@ def fill_folder(
                 say_written(target, frames, output)
 
 
+def _asked_for(recipe: Values) -> Values:
+    """Return a recipe without what no option gives, so that it cannot keep a folder from growing.
+
+    The file of each clip still says it.
+    """
+    return {name: value for name, value in recipe.items() if name != PRODUCT}
+
+
 def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[Values]:
     """Return the list of the videos of a folder, empty for a new one.
 
@@ -90,7 +104,7 @@ def _listed_before(folder: Path, run: Values, listed: Sequence[Values]) -> list[
     found = next((one["file"] for one in listed if (folder / one["file"]).exists()), None)
     if path.is_file():
         was, videos = _read_list(path)
-        _require_same(folder, was, json.loads(json.dumps(run)))
+        _require_same(folder, _asked_for(was), json.loads(json.dumps(run)))
         for one, other in zip(videos, json.loads(json.dumps(listed)), strict=False):
             _require_same(folder, one, other)
         return videos

@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ..errors import InvalidInputError
+from ..sampling.names import OWN_SAMPLERS, SAMPLERS, check_steps, resolve_sampler
 from ..types import (
     MAX_BATCH,
     MAX_FRAMES,
     MAX_SEED,
+    TRAIN_STEPS,
     StepCallback,
+    check_eta,
+    check_guidance,
     check_integer,
     check_seed,
     check_size,
@@ -104,6 +109,41 @@ def check_numbers(given: argparse.Namespace | Settings) -> None:
         check_integer("--num", given.num, 1, MAX_VIDEOS)
     if given.batch is not None:
         check_integer("--batch", given.batch, 1, MAX_BATCH)
+    if given.guidance is not None:
+        check_guidance(given.guidance)
+    if given.eta is not None:
+        check_eta(given.eta)
+
+
+def check_text_run(settings: Settings) -> None:
+    """Refuse a sampler and steps that no text-to-video model can follow; prompts say it is one.
+
+    Raises:
+        InvalidInputError: for the first of them.
+    """
+    if not settings.prompts:
+        return
+    sampler = None if settings.sampler is None else resolve_sampler(settings.sampler)
+    if settings.steps is not None:
+        count = step_count(settings.steps)
+        if sampler in (None, *OWN_SAMPLERS):
+            check_integer("steps", count, 1, TRAIN_STEPS)
+        else:
+            check_steps(dict(SAMPLERS)[sampler], count)
+
+
+def step_count(steps: str) -> int:
+    """Return a number of steps from its text.
+
+    Raises:
+        InvalidInputError: for another step string, which only class models follow.
+    """
+    try:
+        return int(steps)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"--steps is {steps!r}, but a text-to-video model takes a whole number, such as 50."
+        ) from error
 
 
 def batch_entry(batch: int | None) -> Mapping[str, Any]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..pipeline import Pipeline
     from .sample_settings import Settings
 
+PRODUCT = "precision_product"  # in a recipe; a timing decides it, so it may change between runs
+
 
 def add_precision_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make a run compute less exactly."""
@@ -56,7 +58,7 @@ def precision_entry(
     """
     entries = {
         "precision": precision,
-        "precision_product": product,
+        PRODUCT: product,
         "text_precision": text_precision,
     }
     return {name: value for name, value in entries.items() if value is not None}

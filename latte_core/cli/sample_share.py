@@ -1,7 +1,8 @@
 """Which videos of a run one of several processes makes.
 
-Video number i is made by process i modulo their number, with the seed it has anyway, so that all
-processes together make what one would. They never talk to each other.
+Video number i, or with `--batch` batch number i, is made by process i modulo their number, with the
+seeds it has anyway, so that all processes together make what one would. They never talk to each
+other.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ class Share:
             )
         return share
 
-    def has(self, index: int) -> bool:
-        """Return whether this process makes the video of this number."""
-        return index % self.world == self.rank
+    def has(self, number: int) -> bool:
+        """Return whether this process makes the batch of this number."""
+        return number % self.world == self.rank
 
     def device(self, given: str | None) -> str | None:
         """Return the device of this process: as asked, else one accelerator for each process."""

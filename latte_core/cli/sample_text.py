@@ -18,7 +18,7 @@ from ..shipped import STARTER, VAE_FOLDERS
 from ..types import StepCallback, VideoShape
 from .sample_cache import CacheNotes, cache_entry
 from .sample_compile import CompileNotes, compile_entry
-from .sample_jobs import Job, batch_entry
+from .sample_jobs import Job, batch_entry, step_count
 from .sample_lora import loras_entry, merge_loras
 from .sample_memory import decode_entry, embedding_choice, memory_entry, tell_memory
 from .sample_precision import precision_entry, set_precision
@@ -202,20 +202,6 @@ def make_recipe(settings: Settings, pipeline: Pipeline, model: str) -> Recipe:
         vae=either(settings.vae, "temporal"),
         temporal_attention=either(settings.temporal_attention, True),
     )
-
-
-def step_count(steps: str) -> int:
-    """Return a number of steps from its text.
-
-    Raises:
-        InvalidInputError: for another step string, which only class models follow.
-    """
-    try:
-        return int(steps)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"--steps is {steps!r}, but a text-to-video model takes a whole number, such as 50."
-        ) from error
 
 
 def either(given: T | None, otherwise: T) -> T:

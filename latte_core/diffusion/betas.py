@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TRAIN_STEPS = 1000
+from ..types import TRAIN_STEPS
+
 BETA_START = 1e-4
 BETA_END = 2e-2
 

@@ -6,21 +6,6 @@ import math
 
 from torch import Tensor
 
-from ..errors import InvalidInputError
-
-
-def check_eta(eta: float) -> float:
-    """Return DDIM's share of noise if it is one.
-
-    Raises:
-        InvalidInputError: outside 0 .. 1.
-    """
-    if not (math.isfinite(eta) and 0 <= eta <= 1):
-        raise InvalidInputError(
-            f"eta is {eta!r}, but it must be from 0 (deterministic) to 1 (fully stochastic)."
-        )
-    return eta
-
 
 def ddim_spread(alpha: float, next_alpha: float, eta: float) -> float:
     """Return the standard deviation of the noise a step adds; 0 for an eta of 0 and at the end.

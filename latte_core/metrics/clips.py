@@ -99,7 +99,8 @@ class FolderClips:
             too_short=self.too_short,
         )
 
-    def _clips(self) -> Generator[Tensor]:
+    def _clips(self) -> Generator[Tensor | None]:
+        """Yield the clip of each video, None for one that is too short."""
         order, found = list(self.videos), 0
         Random(f"{self.side} {self.protocol.seed}").shuffle(order)
         for video in order:
@@ -108,6 +109,7 @@ class FolderClips:
             frames = self._frames_of(video)
             if len(frames) < self.protocol.num_frames:
                 self.too_short += 1
+                yield None
             else:
                 found += 1
                 yield self._clip(video, frames)
@@ -133,8 +135,12 @@ class FolderClips:
         step = protocol.real_step
         return video.pick([start + index * step for index in range(protocol.num_frames)])
 
-    def _pictures(self) -> Generator[Tensor]:
-        counts = [video.count() for video in self.videos]
+    def _pictures(self) -> Generator[Tensor | None]:
+        """Yield the pictures, and None for each video that is counted before."""
+        counts: list[int] = []
+        for video in self.videos:
+            counts.append(video.count())
+            yield None
         total = sum(counts)
         if self.side == FAKE:
             self._require(total, "frames")

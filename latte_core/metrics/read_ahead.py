@@ -13,13 +13,13 @@ LOOK_EVERY = 0.1  # seconds; a wait without end would not let Ctrl-C through on 
 T = TypeVar("T")
 
 
-def read_ahead(samples: Generator[T], depth: int) -> Generator[T]:
+def read_ahead(samples: Generator[T | None], depth: int) -> Generator[T]:
     """Yield what a generator yields, which runs in a thread.
 
     Close it, also half-way: then the thread has ended, and the generator is closed.
 
     Args:
-        samples: never yields None.
+        samples: yields None where it has none to give for a while, so that it can be closed there.
         depth: how many may wait, >= 2.
 
     Raises:
@@ -32,7 +32,8 @@ def read_ahead(samples: Generator[T], depth: int) -> Generator[T]:
         try:
             with closing(samples):
                 for sample in samples:
-                    waiting.put(sample)
+                    if sample is not None:
+                        waiting.put(sample)
                     if is_left.is_set():
                         return
         finally:

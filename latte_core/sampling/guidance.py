@@ -7,13 +7,12 @@ guided otherwise, see `class_guidance.py`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError
+from ..types import check_guidance
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(latents (B, 4, F, h, w), timesteps (B,)) -> (B, 4 or 8, F, h, w)."""
@@ -25,12 +24,7 @@ def uses_guidance(scale: float) -> bool:
     Raises:
         InvalidInputError: if the scale is negative or not a number.
     """
-    if not (math.isfinite(scale) and scale >= 0):
-        raise InvalidInputError(
-            f"guidance_scale is {scale!r}, but it must be a number from 0 up; "
-            "1 or less switches guidance off, 7.5 is the usual value."
-        )
-    return scale > 1
+    return check_guidance(scale) > 1
 
 
 def guide(negative: Tensor, positive: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from ..errors import InvalidInputError
+from ..types import TRAIN_STEPS, check_integer
 
 # our name -> the reference's `sample_method`; diffusers' class is that plus "Scheduler"
 SAMPLERS: tuple[tuple[str, str], ...] = (
@@ -20,6 +21,27 @@ SAMPLERS: tuple[tuple[str, str], ...] = (
     ("deis", "DEISMultistep"),
 )
 SAMPLER_NAMES: tuple[str, ...] = tuple(name for name, _ in SAMPLERS)
+OWN_SAMPLERS = ("ddim", "ddpm")  # the others are diffusers'
+# PNDM warms up over four timesteps; two others space one timestep more than they visit.
+STEP_LIMITS = {
+    "PNDM": (4, TRAIN_STEPS),
+    "DPMSolverMultistep": (1, TRAIN_STEPS - 1),
+    "DEISMultistep": (1, TRAIN_STEPS - 1),
+}
+
+
+def check_steps(reference_name: str, num_steps: int) -> int:
+    """Return a number of steps that one of diffusers' samplers can make.
+
+    Args:
+        reference_name: of the sampler.
+        num_steps: to check.
+
+    Raises:
+        InvalidInputError: for another number.
+    """
+    low, high = STEP_LIMITS.get(reference_name, (1, TRAIN_STEPS))
+    return check_integer(f"steps (for {reference_name})", num_steps, low, high)
 
 
 def resolve_sampler(name: str) -> str:

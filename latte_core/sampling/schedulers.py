@@ -16,17 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import MissingDependencyError
 from ..transfers import send
-from ..types import check_integer
+from .names import check_steps
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
 from .stepper import noise_part
-
-# PNDM warms up over four timesteps; two others space one timestep more than they visit.
-STEP_LIMITS = {
-    "PNDM": (4, TRAIN_STEPS),
-    "DPMSolverMultistep": (1, TRAIN_STEPS - 1),
-    "DEISMultistep": (1, TRAIN_STEPS - 1),
-}
 
 
 class DiffusersStepper:
@@ -50,8 +43,7 @@ class DiffusersStepper:
     def __init__(
         self, reference_name: str, settings: ScheduleSettings, num_steps: int, noise: StepNoise
     ) -> None:
-        low, high = STEP_LIMITS.get(reference_name, (1, TRAIN_STEPS))
-        check_integer(f"steps (for {reference_name})", num_steps, low, high)
+        check_steps(reference_name, num_steps)
         self._scheduler = _build(reference_name, settings)
         self._scheduler.set_timesteps(num_steps, device="cpu")
         self._noise = noise

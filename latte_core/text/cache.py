@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .pair import Encoder
-from .t5 import TextEmbeddings, TextEncoder
+from .t5 import ROWS_AT_ONCE, TextEmbeddings, TextEncoder
 
 MEMORY_BYTES = 2**27  # about 130 prompts of Latte-1 in 16 bits
 VERSION = 1  # of what a key means
@@ -119,7 +119,8 @@ class CachedEncoder:
         cache: where features are kept.
         identity: see `feature_key`.
         open_encoder: returns the text encoder, where it works; asked once for all new prompts. A
-            `TextEncoder` takes them in one pass over its layers, others one after the other.
+            `TextEncoder` takes up to `ROWS_AT_ONCE` of them in one pass over its layers, others one
+            after the other.
     """
 
     def __init__(
@@ -152,16 +153,22 @@ class CachedEncoder:
             notices=tuple(notice for row in found for notice in row.notices),
         )
 
-    def _make(self, texts: list[str]) -> list[PromptFeatures]:
-        """Encode prompts that are new, without letting one have a part in another."""
+    def _make(self, texts: list[str]) -> Iterator[PromptFeatures]:
+        """Encode prompts that are new, without letting one have a part in another.
+
+        They come as soon as they are encoded, so that a run that is stopped has kept them.
+        """
         if not texts:
-            return []
+            return
         encoder = self._open()
-        if isinstance(encoder, TextEncoder):
-            made = encoder.encode_each(texts)
-        else:
-            made = [encoder.encode([text]) for text in texts]
-        return [
-            PromptFeatures(embeds=one.embeds[0].cpu(), mask=one.mask[0].cpu(), notices=one.notices)
-            for one in made
-        ]
+        at_once = ROWS_AT_ONCE if isinstance(encoder, TextEncoder) else 1
+        for start in range(0, len(texts), at_once):
+            some = texts[start : start + at_once]
+            if isinstance(encoder, TextEncoder):
+                made = encoder.encode_each(some)
+            else:
+                made = [encoder.encode(some)]
+            for one in made:
+                yield PromptFeatures(
+                    embeds=one.embeds[0].cpu(), mask=one.mask[0].cpu(), notices=one.notices
+                )

@@ -39,17 +39,25 @@ class VideoFormat:
     max_fps: int
     holds_metadata: bool
 
-    def check_size(self, num_frames: int, height: int, width: int) -> None:
-        """Check that a video of this size can be stored.
+    def check_frames(self, num_frames: int) -> None:
+        """Check that a file can hold so many frames.
 
         Raises:
-            InvalidInputError: naming what does not fit and the nearest that does.
+            InvalidInputError: saying how many it can.
         """
         if self.max_frames is not None and num_frames > self.max_frames:
             raise InvalidInputError(
                 f"A {self.name} file holds {self.max_frames} frame, but the video has "
                 f"{num_frames}. Use a name that ends in .mp4, .webm or .gif."
             )
+
+    def check_size(self, num_frames: int, height: int, width: int) -> None:
+        """Check that a video of this size can be stored.
+
+        Raises:
+            InvalidInputError: naming what does not fit and the nearest that does.
+        """
+        self.check_frames(num_frames)
         for side, value in (("height", height), ("width", width)):
             if value % self.alignment:
                 raise InvalidInputError(

@@ -23,6 +23,8 @@ VIDEO_SUFFIXES = frozenset(
 # One line of text for each packet of the file as it lies there, or for each decoded frame.
 PACKETS = (*FIRST_STREAM, "-c:v", "copy", "-f", "framecrc", "pipe:1")
 FRAMES = (*FIRST_STREAM, "-fps_mode", "passthrough", "-f", "framecrc", "pipe:1")
+FLAGS = b"F=0x"  # of a packet, on its line
+NOT_SHOWN = 4  # the flag of what is decoded for the sake of later frames: cut off, but not removed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +57,7 @@ class VideoSource:
         Raises:
             InvalidInputError: for a file that cannot be decoded to its end.
         """
-        found = len(self.pictures) or _count_lines(self.path, FRAMES)
+        found = len(self.pictures) or len(_lines(self.path, FRAMES))
         if not found:
             raise unreadable(self.path)
         return found
@@ -63,10 +65,10 @@ class VideoSource:
     def count_listed(self) -> int:
         """Return how many frames the file says it has, without decoding; 0 if it does not say.
 
-        Nearly always they are those that `count` finds. A few files list frames that are not
-        shown, or hide some.
+        Frames that a cut without encoding left in for the sake of others are not among them.
+        Nearly always they are those that `count` finds.
         """
-        return len(self.pictures) or _count_lines(self.path, PACKETS)
+        return len(self.pictures) or sum(map(_is_shown, _lines(self.path, PACKETS)))
 
     def pick(self, indices: Collection[int]) -> list[Tensor]:
         """Return the frames with these numbers, in order; fewer if the video ends before.
@@ -129,10 +131,17 @@ def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
             yield VideoSource(name=entry.relative_to(root).as_posix(), path=entry)
 
 
-def _count_lines(source: Path, output: tuple[str, ...]) -> int:
-    """Return how many lines but comments ffmpeg writes, 0 if it does not end well."""
+def _lines(source: Path, output: tuple[str, ...]) -> list[bytes]:
+    """Return the lines but comments that ffmpeg writes, none if it does not end well."""
     lines = run_decoder((*input_arguments(source), *output)).splitlines()
-    return sum(not line.startswith(b"#") for line in lines)
+    return [line for line in lines if not line.startswith(b"#")]
+
+
+def _is_shown(packet: bytes) -> bool:
+    """Return whether the frame of a line of `PACKETS` is shown."""
+    fields = (field.strip() for field in packet.split(b","))
+    flags = next((field.removeprefix(FLAGS) for field in fields if field.startswith(FLAGS)), b"0")
+    return not int(flags, 16) & NOT_SHOWN
 
 
 def _pick_evenly(source: Path, wanted: Sequence[int]) -> list[Tensor]:

@@ -36,6 +36,13 @@ def write_clip(path: Path, num_frames: int, **options: int) -> Path:
     return write_video(path, bar_frames(num_frames, **options).float() / 255)
 
 
+def cut_without_encoding(source: Path, target: Path, seconds: float) -> Path:
+    """Leave out the beginning; frames that the first one shown depends on stay in the file."""
+    command = [ffmpeg_path(), "-v", "error", "-ss", str(seconds), "-i", str(source)]
+    subprocess.run([*command, "-c", "copy", "-y", str(target)], check=True)
+    return target
+
+
 def write_large_video(path: Path, width: int, height: int, num_frames: int = 1) -> Path:
     """Write a black video of any size, quickly."""
     source = f"color=black:s={width}x{height}:r=8"

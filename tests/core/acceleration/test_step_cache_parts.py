@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latte_core.acceleration import FirstBlock, StaticSchedule, StepCache, TeaCache, body_of
 from latte_core.acceleration.policies import Policy
+from latte_core.acceleration.step_cache import relative_change
 
 
 def make_cache(model: Any, policy: Policy) -> StepCache:
@@ -87,3 +88,28 @@ def test_a_step_is_full_if_a_call_that_is_known_to_follow_can_repeat_nothing(
         predict(step, "negative")
     assert (cache.tally.full_steps, cache.tally.skipped_steps) == (2, 2)
     assert cache.tally.forced_calls == 0
+
+
+def test_change_of_several_videos_is_that_of_the_one_that_changed_most() -> None:
+    before = noise(1, 3).flatten(2)
+    now = before + torch.tensor([0.01, 0.5, 0.02]).view(3, 1, 1) * noise(2, 3).flatten(2)
+    alone = [relative_change(now[k : k + 1], before[k : k + 1]) for k in range(3)]
+    assert relative_change(now, before) == alone[1]
+    assert alone[1] == float((now - before)[1].abs().mean() / before[1].abs().mean())
+
+
+@pytest.mark.parametrize("policy", [TeaCache(threshold=0.2), FirstBlock(threshold=0.1)])
+def test_step_is_computed_if_one_video_of_the_batch_needs_it(
+    text_model: Any, policy: Policy
+) -> None:
+    def full_steps(moving: Sequence[float]) -> int:
+        cache = make_cache(text_model, policy)
+        for step in range(STEPS):
+            hooks = cache.hooks(timestep=900.0 - step, ids=["positive"])
+            change = torch.tensor([speed * step for speed in moving]).view(-1, 1, 1, 1, 1)
+            latents = noise(1, len(moving)) + change * noise(2, len(moving))
+            call(text_model, ["positive"], hooks)(latents, torch.tensor([900.0]))
+        return cache.tally.full_steps
+
+    still = [0.0] * 7
+    assert full_steps([1.0, *still]) == full_steps([1.0]) > full_steps(still)

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "numpy", "transformers", "diffusers")
 COMPILER = ("sympy", "torch._dynamo")  # what torch imports to compute with tensors without storage
+SAMPLE = ("sample", "--prompt", "x", "--output", "x.mp4")
 
 COMMAND_LINE = """
 import contextlib, io, json, sys
@@ -54,8 +55,16 @@ def answer(program: str) -> list[object]:
         (["sample", "--prompt", "x", "--width", "40", "--output", "x.mp4"], 2, "32 and 48"),
         (["sample", "--prompt", "x", "--frames", "0", "--output", "x.mp4"], 2, "frames is 0"),
         (["sample", "--prompt", "x", "--output", "x.avi"], 2, "x.avi"),
+        ([*SAMPLE, "--sampler", "eular"], 2, "no sampler called 'eular'. Did you mean 'euler'?"),
+        ([*SAMPLE, "--steps", "0"], 2, "steps is 0, but it must be a whole number from 1 to 1000"),
+        ([*SAMPLE, "--sampler", "pndm", "--steps", "3"], 2, "steps (for PNDM) is 3"),
+        ([*SAMPLE, "--steps", "ddim50"], 2, "a text-to-video model takes a whole number"),
+        ([*SAMPLE, "--eta", "5"], 2, "eta is 5.0, but it must be from 0 (deterministic) to 1"),
+        ([*SAMPLE, "--guidance", "nan"], 2, "guidance_scale is nan"),
+        ([*SAMPLE, "--fps", "0"], 2, "fps is 0.0, but a mp4 file needs a number from 0.001"),
+        (["sample", "--prompt", "x", "--frames", "4", "--output", "a.png"], 2, "holds 1 frame"),
     ],
-    ids=["help", "version", "help of sample", "wrong size", "wrong length", "wrong ending"],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_help_and_refusals_of_arguments_import_nothing_heavy(
     arguments: list[str], code: int, message: str

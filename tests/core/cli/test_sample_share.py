@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from latte_test_support.tiny_class import write_class_folder
 
 from latte_core.class_pipeline import ClassPipeline
+from latte_core.cli import sample_class
 from latte_core.cli.main import main
 from latte_core.cli.sample_share import Share
 from latte_core.errors import InvalidInputError
@@ -75,6 +77,16 @@ def test_processes_together_write_what_one_writes(
     shares = [{f"{k:06d}" for k in range(rank, 5, world)} for rank in range(world)]
     assert made == shares
     assert contents(tmp_path) == whole
+
+
+def test_processes_share_out_whole_batches(folder: Path, tmp_path: Path) -> None:
+    one, several = tmp_path / "one", tmp_path / "several"
+    assert sample(folder, one, "--batch", "2") == 0
+    assert sample(folder, several, "--batch", "2", "--rank", "0", "--world", "2") == 0
+    made = [path.name for path in sorted(several.iterdir())]
+    assert made == ["000000", "000001", "000004", "videos.json"]
+    assert sample(folder, several, "--batch", "2", "--rank", "1", "--world", "2") == 0
+    assert contents(several) == contents(one)
 
 
 def test_processes_of_a_launcher_share_the_work_at_the_same_time(
@@ -179,3 +191,18 @@ def test_processes_of_one_machine_get_an_accelerator_each(monkeypatch: pytest.Mo
     assert [share.device(None) for share in shares] == ["xpu:0", "xpu:1", "xpu:0", "xpu:1"]
     assert shares[1].device("cpu") == "cpu"
     assert Share(rank=1, world=2).device(None) is None  # given by hand: the device is, too
+
+
+def test_folder_grows_though_another_way_of_multiplying_was_faster(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, object]] = []
+    for product, count in (("own", "1"), ("library", "2"), (None, "3")):
+        entry = {} if product is None else {"precision_product": product}
+        monkeypatch.setattr(sample_class, "precision_entry", lambda *_, told=entry: told)
+        assert sample(folder, tmp_path, "--num", count, "--format", "mp4") == 0
+        raw = (tmp_path / f"00000{len(found)}.mp4").read_bytes()
+        comment = raw[raw.index(b'{"latte"') :].decode("utf-8", "replace")
+        found.append(json.JSONDecoder().raw_decode(comment)[0])
+    assert [one.get("precision_product") for one in found] == ["own", "library", None]
+    assert "precision_product" not in json.loads((tmp_path / "videos.json").read_text())["run"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.clip_files import write_clip
+from latte_test_support.clip_files import cut_without_encoding, write_clip
 from latte_test_support.feature_weights import random_clips
 from torch import Tensor, nn
 
@@ -169,6 +169,20 @@ def test_file_that_lists_its_frames_wrongly_gives_the_clip_of_its_decoded_frames
     monkeypatch.setattr(VideoSource, "count_listed", lambda _: listed)
     (found,) = FolderClips(tmp_path, protocol, REAL)
     assert torch.equal(found, expected)
+
+
+def test_file_that_was_cut_without_encoding_gives_the_clip_of_its_decoded_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", 40)
+    cut_without_encoding(whole, tmp_path / "cut.mp4", 19 / 8)
+    whole.unlink()
+    protocols = [FVD.changed(interval=2, seed=seed) for seed in range(4)]
+    found = [next(iter(FolderClips(tmp_path, one, REAL))) for one in protocols]
+    assert decoded == ["cut.mp4"] * 4
+    monkeypatch.setattr(VideoSource, "count_listed", VideoSource.count)
+    expected = [next(iter(FolderClips(tmp_path, one, REAL))) for one in protocols]
+    assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
 def test_start_of_a_clip_does_not_move_when_videos_are_added(tmp_path: Path) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import closing
+from pathlib import Path
 from threading import Semaphore
 
 import pytest
+from latte_test_support.clip_files import write_frames
 
+from latte_core.metrics import find_protocol
+from latte_core.metrics.clips import REAL, FolderClips
 from latte_core.metrics.read_ahead import read_ahead
+from latte_core.video.stream import VideoSource
 
 
 def threads() -> int:
@@ -65,4 +70,36 @@ def test_leaving_half_way_closes_what_is_read() -> None:
         next(samples)
         raise KeyboardInterrupt
     assert closed == [True]
+    assert threads() == 0
+
+
+@pytest.mark.parametrize("name", ["fvd", "fid"])
+def test_leaving_waits_for_one_video_that_gives_nothing_not_for_all(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = find_protocol(name).changed(num=5)
+    for folder in "abcde":
+        write_frames(tmp_path / folder, 1)
+    begun, left, looked = threading.Event(), threading.Event(), list[str]()
+
+    def count(video: VideoSource) -> int:
+        looked.append(video.name)
+        begun.set()
+        assert left.wait(timeout=30)
+        return 1
+
+    def empty(_: object) -> None:  # called when the thread has been told; nothing waits
+        left.set()
+
+    def stop(_: object) -> None:
+        assert begun.wait(timeout=30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoSource, "count_listed", count)
+    monkeypatch.setattr(VideoSource, "count", count)
+    monkeypatch.setattr("latte_core.metrics.read_ahead._empty", empty)
+    monkeypatch.setattr("latte_core.metrics.read_ahead._until_the_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        list(FolderClips(tmp_path, protocol, REAL))
+    assert len(set(looked)) == 1
     assert threads() == 0

@@ -10,6 +10,7 @@ from latte_test_support.tiny_class import write_class_folder
 from latte_test_support.tiny_pipeline import write_tiny_latte
 from torch import Tensor
 
+from latte_core import class_pipeline, pipeline
 from latte_core.acceleration.settings import parse_cache, with_options
 from latte_core.class_pipeline import ClassPipeline
 from latte_core.errors import InvalidInputError
@@ -86,6 +87,33 @@ def test_classes_made_together_are_those_made_alone(
     together, rows = calls_of(classes.parts.transformer, lambda: make(2))
     assert len(rows) == 6
     assert differ(together, make(1)) <= ROUNDING
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [(1, 1), (2, 2), (8, 3)])
+def test_room_for_a_cache_is_looked_for_by_the_videos_of_a_call(
+    text: Pipeline,
+    classes: ClassPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    rows: int,
+) -> None:
+    asked: list[int] = []
+
+    def stop(_cache: object, _parts: object, _shape: object, videos: int) -> None:
+        asked.append(videos)
+        raise KeyboardInterrupt
+
+    for home, make in (
+        (pipeline, lambda **more: text(PROMPTS, **TEXT, **more)),
+        (class_pipeline, lambda **more: classes([0, 2, 1], steps="3", **CLASS, **more)),
+    ):
+        monkeypatch.setattr(home, "check_room_for_cache", stop)
+        for guidance in (1.0, 4.0):
+            with pytest.raises(KeyboardInterrupt):
+                make(guidance_scale=guidance, batch_size=batch_size)
+    with pytest.raises(KeyboardInterrupt):
+        classes([0, 2, 1], **CLASS, noise_order="reference", batch_size=batch_size)
+    assert asked == [rows, 2 * rows, rows, 2 * rows, 6]
 
 
 @pytest.mark.parametrize("batch_size", [0, 65, True])

@@ -11,7 +11,7 @@ from latte_test_support import tiny_text
 from torch import Tensor
 
 from latte_core.errors import NonFiniteError
-from latte_core.text import t5
+from latte_core.text import cache, t5
 from latte_core.text.cache import CachedEncoder, EmbeddingCache
 from latte_core.text.one_pass import row_by_row
 from latte_core.text.t5 import TextEncoder
@@ -94,3 +94,23 @@ def test_cache_asks_other_encoders_for_one_prompt_at_a_time(encoder: TextEncoder
     found = cached.encode(TEXTS)
     assert asked == [1] * len(TEXTS)
     assert torch.equal(found.embeds[1], encoder.encode([LONG]).embeds[0])
+
+
+def test_prompts_that_were_encoded_are_kept_though_a_later_one_stops_the_run(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def stop(_: Any, __: Any, given: dict[str, Tensor]) -> None:
+        passes.append(len(given["input_ids"]))
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    encoder.module.register_forward_pre_hook(stop, with_kwargs=True)
+    monkeypatch.setattr(cache, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(t5, "ROWS_AT_ONCE", 3)
+    cached = CachedEncoder(EmbeddingCache(), {}, lambda: encoder)
+    with pytest.raises(KeyboardInterrupt):
+        cached.encode(TEXTS)
+    cached.encode(TEXTS)
+    assert passes == [3, 1, 1]

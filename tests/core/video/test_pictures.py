@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.clip_files import cut_without_encoding
 from latte_test_support.feature_weights import random_clips
 from torch import Tensor
 
@@ -73,6 +74,13 @@ def test_video_file_gives_the_frames_that_reading_it_whole_gives(file: Path) -> 
     assert torch.equal(torch.stack(apart), torch.stack([streamed[k] for k in (0, 3, 6)]))
     assert source(file).pick([9, 11]) == []
     assert source(file).count_listed() == 7
+
+
+def test_frames_that_a_cut_left_in_the_file_are_not_listed(file: Path, tmp_path: Path) -> None:
+    cut = source(cut_without_encoding(file, tmp_path / "cut.mp4", 3 / 8))
+    assert cut.count_listed() == cut.count() == 4
+    assert cut_without_encoding(file, tmp_path / "whole.mp4", 0).is_file()
+    assert source(tmp_path / "whole.mp4").count_listed() == 7
 
 
 def test_video_that_is_cut_short_is_refused(file: Path, tmp_path: Path) -> None:
