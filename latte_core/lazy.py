@@ -25,3 +25,13 @@ def names_from(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[st
         return getattr(import_module(f".{module_of[name]}", package), name)
 
     return find
+
+
+def listing(package: str, public: Sequence[str]) -> Callable[[], list[str]]:
+    """Return a package's `__dir__`: what it holds, and its public names, imported or not.
+
+    Args:
+        package: its `__name__`.
+        public: its `__all__`.
+    """
+    return lambda: sorted({*vars(import_module(package)), *public})

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,10 @@ def test_result_has_frames_and_latents_for_one_prompt_and_for_several(tmp_path: 
     assert two.frames is not None and two.frames.shape == (2, 2, 32, 48, 3)
     assert one.latents.shape == (1, 4, 2, 4, 6) and two.latents.shape == (2, 4, 2, 4, 6)
     assert latents.frames is None and torch.equal(latents.latents, one.latents)
+
+
+@pytest.mark.parametrize("name", ["memory", "sampling", "video"])
+def test_packages_list_the_public_names_that_are_imported_when_asked_for(name: str) -> None:
+    package = import_module(f"latte_core.{name}")
+    assert set(dir(package)) >= set(package.__all__)
+    assert all(getattr(package, one) is not None for one in package.__all__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import names_from
+from ..lazy import listing, names_from
 
 if TYPE_CHECKING:
     from .estimate import Choice, PartSizes, all_bytes, choose_plan, free_bytes, stage_bytes
@@ -47,6 +47,7 @@ __all__ = [
     "stage_bytes",
 ]
 
+__dir__ = listing(__name__, __all__)
 __getattr__ = names_from(
     __name__,
     {

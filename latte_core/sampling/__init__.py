@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import names_from
+from ..lazy import listing, names_from
 
 if TYPE_CHECKING:
     from .class_guidance import forward_with_guidance
@@ -43,6 +43,7 @@ __all__ = [
     "uses_guidance",
 ]
 
+__dir__ = listing(__name__, __all__)
 __getattr__ = names_from(
     __name__,
     {

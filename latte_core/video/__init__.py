@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..lazy import names_from
+from ..lazy import listing, names_from
 
 if TYPE_CHECKING:
     from .formats import load_formats
@@ -34,6 +34,7 @@ __all__ = [
     "write_video",
 ]
 
+__dir__ = listing(__name__, __all__)
 __getattr__ = names_from(
     __name__,
     {
