@@ -54,7 +54,7 @@ def test_readme_has_exactly_two_commands_that_set_everything_up() -> None:
         found.values(), ("requirements.txt", "requirements-dev.txt"), strict=True
     ):
         assert line.startswith(f"python3 -m venv .venv && .venv/bin/pip install -r {file} && ")
-    assert found["tests"].endswith(f"{VENV_PYTHON}pytest")
+    assert found["tests"].endswith(f"{VENV_PYTHON}pytest -n 2")
 
 
 def test_both_languages_give_the_same_commands() -> None:
