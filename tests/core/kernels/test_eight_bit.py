@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.processors import int8_is_exact
 
 from latte_core.kernels.rows import Rows, Sums, viewed
 
@@ -30,7 +31,12 @@ def test_products_and_scaled_sums_are_those_of_the_numbers(report: dict[str, Any
     assert {name: error for name, error in cases.items() if not error <= NEAR} == {}
 
 
-@pytest.mark.parametrize("way", ["fp8 triton", "int8 triton", "int8 int_mm"])
+EXACT_INT8 = pytest.mark.skipif(not int8_is_exact(), reason="int8 sums overflow on this processor")
+
+
+@pytest.mark.parametrize(
+    "way", ["fp8 triton", "int8 triton", pytest.param("int8 int_mm", marks=EXACT_INT8)]
+)
 def test_a_model_by_kernels_is_the_one_by_torchs_path(report: dict[str, Any], way: str) -> None:
     # sums of float32 in another order move a token over the edge of a rounding now and then
     assert 0 < report["models"][way]["relative"] <= NEAR

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from latte_test_support.processors import int8_is_exact
 from torch import Tensor
 
 from latte_core.kernels.rows import Rows
+from latte_core.precision import matmul
 from latte_core.precision.formats import (
     FORMATS,
     FP8,
@@ -27,6 +29,7 @@ from latte_core.precision.matmul import (
 )
 
 KINDS = tuple(FORMATS.values())
+EXACT_INT8 = pytest.mark.skipif(not int8_is_exact(), reason="int8 sums overflow on this processor")
 CPU = torch.device("cpu")
 
 
@@ -99,6 +102,7 @@ def test_a_product_is_that_of_the_numbers_and_their_scales(
     assert torch.allclose(found.double(), expected, rtol=rounding, atol=bound)
 
 
+@EXACT_INT8
 def test_whole_numbers_are_summed_as_emulation_sums_them() -> None:
     rows, row_scales = quantise_tokens(matrix(7, 48, seed=1), INT8)
     values, scales = quantise_rows(matrix(32, 48), INT8)
@@ -108,6 +112,7 @@ def test_whole_numbers_are_summed_as_emulation_sums_them() -> None:
     assert torch.equal(found, multiply(given, values, scales, bias, EMULATION))
 
 
+@EXACT_INT8
 def test_int8_products_are_exact_at_the_largest_sum() -> None:
     rows, values = torch.full((3, 4608), 127, dtype=torch.int8), torch.full((16, 4608), -127)
     found = whole_product(rows, values.to(torch.int8))
@@ -124,6 +129,11 @@ def test_fp8_hardware_product_is_called_as_torch_wants_it() -> None:
         scaled_product(*given[:2], given[2][:5], given[3])
 
 
-def test_the_cpu_multiplies_int8_and_emulates_fp8() -> None:
-    assert has_product(INT8, CPU) and not has_product(FP8, CPU)
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_a_cpu_multiplies_int8_where_that_is_fast_and_fp8_never(
+    monkeypatch: pytest.MonkeyPatch, is_fast: bool
+) -> None:
+    monkeypatch.setattr(matmul, "has_int8_product", lambda _: is_fast)
+    assert has_product(INT8, CPU) is is_fast
+    assert not has_product(FP8, CPU)
     assert not has_product(INT8, torch.device("mps"))

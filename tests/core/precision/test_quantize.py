@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from latte_core.errors import IncompatibleInputsError, InvalidInputError
 from latte_core.model.lora import LoraSettings, add_lora
 from latte_core.model.lora_merge import merge_lora
+from latte_core.precision import matmul
 from latte_core.precision.formats import FP8, INT8
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import QuantisedLinear
@@ -113,7 +114,10 @@ def test_unpacking_gives_the_product_with_the_stored_weight() -> None:
     assert torch.allclose(layer(hidden), expected, atol=1e-6)
 
 
-def test_emulation_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_emulation_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "has_int8_product", lambda _: True)
     model = tiny_model()
     with caplog.at_level(logging.WARNING, logger="latte"):
         assert not quantize(model, "fp8").is_native
