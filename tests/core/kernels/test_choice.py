@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.kernel_tasks import ReadyKernels, double, same_double, wrong
 from latte_test_support.tiny_latte import tiny_latte
 from latte_test_support.tiny_t2v import tiny_config, tiny_model
 from torch import Tensor, nn
@@ -31,25 +32,6 @@ from latte_core.kernels.choice import (
 from latte_core.model.attention import BlockHooks
 from latte_core.model.latte_t2v import LatteT2V
 from latte_core.model.lora import LoraSettings, add_lora
-
-
-def double(tokens: Tensor) -> Tensor:
-    return 2 * tokens
-
-
-def same_double(tokens: Tensor) -> Tensor:
-    return tokens + tokens
-
-
-def wrong(tokens: Tensor) -> Tensor:
-    return 2.1 * tokens
-
-
-class ReadyKernels(KernelSet):
-    """Chooses on the CPU as it would on a GPU."""
-
-    def is_active(self, tokens: Tensor) -> bool:
-        return True
 
 
 class Clock:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.kernel_tasks import ReadyKernels, double, same_double, wrong
 from torch import Tensor
 
 from latte_core.kernels import store as store_module
@@ -27,20 +28,8 @@ from latte_core.kernels.store import ChoiceFile, choice_key, read_choices
 pytest.importorskip("triton")
 
 
-def double(tokens: Tensor) -> Tensor:
-    return 2 * tokens
-
-
-def same_double(tokens: Tensor) -> Tensor:
-    return tokens + tokens
-
-
-def wrong(tokens: Tensor) -> Tensor:
-    return 2.1 * tokens
-
-
-class Kernels(KernelSet):
-    """Chooses on the CPU as it would on a GPU; `fast` is the function that the clock prefers."""
+class Kernels(ReadyKernels):
+    """Kernels with a clock; `fast` is the function that the clock prefers."""
 
     def __init__(self, fast: str, **more: Any) -> None:
         self.asked = 0
@@ -50,9 +39,6 @@ class Kernels(KernelSet):
             return 1.0 if call.func.__name__ == fast else 2.0
 
         super().__init__(timer=clock, **more)
-
-    def is_active(self, tokens: Tensor) -> bool:
-        return True
 
 
 def task(*ways: Callable[[Tensor], Tensor], fixed: int = 0) -> Kernel[[Tensor], Tensor]:
