@@ -81,7 +81,7 @@ class Case:
 
 def split_prompts(count: int, seed: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     """Return (colour, shape, direction) of the prompts to measure and of those to calibrate on."""
-    parts = import_core("training.scene_parts")
+    parts = import_core("starter.scene_parts")
     grid = list(product(parts.COLORS, parts.SHAPES, parts.DIRECTIONS))
     random.Random(seed).shuffle(grid)
     return grid[:count], grid[count : count + CALIBRATION_PROMPTS]
@@ -122,16 +122,16 @@ def by_hand(schedules: Any, speed_up: float) -> Any:
 
 def calibrate(pipeline: Any, prompts: Sequence[str], steps: int, seed: int) -> Any:
     """Return schedules for the pipeline's own guidance scale."""
-    calibration = import_core("calibration")
+    calibration = import_core("pipelines.calibration.calibration")
     run = calibration.CalibrationRun(
         name="starter", steps=str(steps), seed=seed, speed_ups=SPEED_UPS
     )
-    return import_core("calibration_subjects").calibrate_text(pipeline, prompts, run)
+    return import_core("pipelines.calibration.subjects").calibrate_text(pipeline, prompts, run)
 
 
 def share_right(frames: Tensor, scene: tuple[str, ...]) -> float:
     """Return which share of colour, shape and direction is as asked."""
-    found = import_core("training.measure").measure_clip(frames)
+    found = import_core("starter.measure").measure_clip(frames)
     color, shape, direction = scene
     is_right = (found.color == color, found.shape == shape, found.direction == direction)
     return sum(is_right) / len(is_right)
@@ -141,8 +141,8 @@ def measure(
     pipeline: Any, scenes: Sequence[tuple[str, ...]], cases: Sequence[Case], steps: int, seed: int
 ) -> list[float]:
     """Fill the cases; return the shares that are right without a cache."""
-    base_prompt = import_core("training.captions").base_prompt
-    psnr = import_core("calibration").psnr
+    base_prompt = import_core("starter.captions").base_prompt
+    psnr = import_core("pipelines.calibration.calibration").psnr
     plain_right: list[float] = []
 
     def make(index: int, cache: Any) -> tuple[Any, float]:
@@ -223,9 +223,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "caching.json")
     options = parser.parse_args()
-    pipeline = import_core("pipeline").Pipeline.from_pretrained(options.model)
+    pipeline = import_core("pipelines.text.pipeline").Pipeline.from_pretrained(options.model)
     scenes, others = split_prompts(options.prompts, options.seed)
-    base_prompt = import_core("training.captions").base_prompt
+    base_prompt = import_core("starter.captions").base_prompt
     schedules = calibrate(
         pipeline, [base_prompt(*one) for one in others], options.steps, options.seed + 1000
     )
@@ -266,8 +266,8 @@ def main() -> None:
 
 def digest_of(model: str) -> str:
     """Return the digest of a model's transformer."""
-    folder, _ = import_core("pipeline_parts").locate(model)
-    return import_core("checkpoint.lora_writer").base_of(folder).digest
+    folder, _ = import_core("pipelines.text.parts").locate(model)
+    return import_core("checkpoint.lora.writer").base_of(folder).digest
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def run_here(model: str, cache: str) -> dict[str, Any]:
 
     from op_count import import_core
 
-    pipeline_class: Any = import_core("pipeline").Pipeline
+    pipeline_class: Any = import_core("pipelines.text.pipeline").Pipeline
     mark("import")
     pipeline = pipeline_class.from_pretrained(model, embedding_cache=cache)
     mark("open")

@@ -106,7 +106,7 @@ def trace_clip(module: Any, num_frames: int, height: int, width: int) -> dict[st
 
 def open_starter() -> Any:
     """Return the starter's temporal VAE in float32 on the CPU."""
-    read = import_core("checkpoint.reader").read_tensors
+    read = import_core("checkpoint.reading.reader").read_tensors
     return import_core("vae.frames").VideoVAE.from_folder(
         STARTER / "vae_temporal_decoder", read=lambda path: dict(read(path).tensors)
     )

@@ -103,7 +103,7 @@ def warm_up(watch: Watch, ways: Sequence[Way], task: Task) -> tuple[list[Way], d
 
 def measure(watch: Watch, ways: Sequence[Way], tasks: Sequence[Task], seed: int) -> None:
     """Time all ways in turns, a round for each task, and compare their frames."""
-    psnr = import_core("calibration").psnr
+    psnr = import_core("pipelines.calibration.calibration").psnr
     draws = random.Random(seed)
     for number, task in enumerate(tasks):
         frames: dict[str, Tensor] = {}
@@ -208,7 +208,7 @@ def prompts_for(model: str, rounds: int, seed: int) -> list[str]:
     if model != "starter":
         return list(OTHER_PROMPTS)
     scenes, _ = split_prompts(rounds, seed)
-    return [import_core("training.captions").base_prompt(*scene) for scene in scenes]
+    return [import_core("starter.captions").base_prompt(*scene) for scene in scenes]
 
 
 def machine(device: str) -> Figures:
@@ -235,7 +235,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
     silence()
     watch, dtype = Watch(given.device), getattr(torch, given.dtype)
-    folder, _ = import_core("pipeline_parts").locate(given.model)
+    folder, _ = import_core("pipelines.text.parts").locate(given.model)
     home = Path(folder).parent
     theirs = Theirs(home, given.device, dtype, given.vae, watch)
     ours = Ours(given.model, given.device, dtype, given.vae, watch)

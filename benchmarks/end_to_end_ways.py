@@ -225,7 +225,7 @@ class Ours:
 
     def __init__(self, model: str, device: str, dtype: torch.dtype, vae: str, watch: Watch) -> None:
         self._vae = vae
-        self._pipeline = import_core("pipeline").Pipeline
+        self._pipeline = import_core("pipelines.text.pipeline").Pipeline
         self.plain: Any = self._pipeline.from_pretrained(
             model,
             dtype=dtype,
@@ -274,7 +274,7 @@ class Ours:
     def ways(self, steps: int) -> list[Way]:
         """Return it plain, with fewer products, bits or steps, and with the last two together."""
         fused, small = self._own(), self.quantised("int8")
-        import_core("model.fused_qkv").fuse_qkv(fused.parts.transformer)
+        import_core("model.weights.fused_qkv").fuse_qkv(fused.parts.transformer)
         settings = import_core("acceleration.settings")
         halves = import_core("acceleration.guidance_cache").GuidancePlan()
         schedules = self.plain.parts.cache_schedules("ddim", steps)

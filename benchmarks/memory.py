@@ -179,7 +179,7 @@ def trace_ours(
         kernels: with our fused kernels.
     """
     with torch.device("meta"):
-        model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
+        model = import_core("model.t2v.transformer").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
     if kernels:
         choice = import_core("kernels.choice")
         model.kernels = choice.KernelSet(choice.KernelUse.ALWAYS)
@@ -201,11 +201,11 @@ def trace_ours(
 
 def trace_class_model(case: Case) -> int:
     """Trace the class-conditional Latte-XL/2 as ComfyUI calls it."""
-    config = import_core("latte_config").LatteConfig(
+    config = import_core("config.latte").LatteConfig(
         input_size=32, conditioning="class", num_classes=101, num_frames=FRAMES
     )
     with torch.device("meta"):
-        model = import_core("model.latte").Latte(config, dtype=DTYPE)
+        model = import_core("model.latte.transformer").Latte(config, dtype=DTYPE)
     latents, times, hooks = case.latents(), timesteps(case.batch), host_hooks()
     labels = torch.zeros(case.batch, dtype=torch.int64, device="meta")
     return peak_of(lambda: model(latents, times, labels, hooks=hooks))

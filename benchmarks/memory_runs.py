@@ -61,7 +61,7 @@ def make_call(way: str) -> Any:
 
         model: Any = diffusers.LatteTransformer3DModel(**config, video_length=FRAMES)
     else:
-        model = import_core("model.latte_t2v").LatteT2V.from_config(config)
+        model = import_core("model.t2v.transformer").LatteT2V.from_config(config)
         if way != "ours":
             import_core("model.layers").set_feed_forward_rows(model, ROWS // CHUNKS)
     return lambda: model(latents, times, text)
@@ -125,7 +125,7 @@ def measure_presets(model: str, presets: list[str]) -> dict[str, Any]:
     from gpu_sections.card import Card  # which needs this module
 
     found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
-    pipeline_class: Any = import_core("pipeline").Pipeline
+    pipeline_class: Any = import_core("pipelines.text.pipeline").Pipeline
     for name in presets:
         pipeline = pipeline_class.from_pretrained(model, memory=name, embedding_cache="off")
         stages = StagePeaks(pipeline, Card("cuda"))

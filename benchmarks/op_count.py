@@ -250,9 +250,9 @@ def prepare_ours(
     choice = import_core("kernels.choice")
     attention = import_core("model.attention")
     with torch.device("meta"):
-        model = import_core("model.latte_t2v").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
+        model = import_core("model.t2v.transformer").LatteT2V.from_config(LATTE_1, dtype=DTYPE)
         if fused:
-            import_core("model.fused_qkv").fuse_qkv(model)
+            import_core("model.weights.fused_qkv").fuse_qkv(model)
     if eight_bit is not None:
         name, product, with_kernels = eight_bit
         backend = import_core("precision.matmul").Backend(name=product, with_kernels=with_kernels)

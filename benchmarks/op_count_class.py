@@ -20,11 +20,11 @@ CELLS, CLASSES = 32, 101
 
 def model_of(**changes: Any) -> Any:
     """Return Latte-XL/2 on meta, its tables in 16 bits as well."""
-    config = import_core("latte_config").LatteConfig.preset(
+    config = import_core("config.latte").LatteConfig.preset(
         "Latte-XL/2", **{"conditioning": "class", "num_classes": CLASSES, **changes}
     )
     with torch.device("meta"):
-        model = import_core("model.latte").Latte.from_config(config, dtype=DTYPE)
+        model = import_core("model.latte.transformer").Latte.from_config(config, dtype=DTYPE)
     return model.eval()
 
 

@@ -72,7 +72,7 @@ def sample(
 
 def measure(device: str, texts: list[str], chosen: list[str]) -> dict[str, Any]:
     """Return the figures of the ways that are chosen by name."""
-    from latte_core.pipeline import Pipeline
+    from latte_core.pipelines.text.pipeline import Pipeline
     from latte_core.precision.matmul import Backend
     from latte_core.precision.quantize import quantize
 

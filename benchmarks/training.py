@@ -48,7 +48,7 @@ def model_of(
     dtype: torch.dtype | None = None,
 ) -> Any:
     """Return a class-conditional Latte, side x side cells, with weights that do things."""
-    config = import_core("latte_config").LatteConfig(
+    config = import_core("config.latte").LatteConfig(
         input_size=side,
         hidden_size=hidden,
         depth=depth,
@@ -57,7 +57,7 @@ def model_of(
         conditioning="class",
         num_classes=CLASSES,
     )
-    model = import_core("model.latte").Latte(config, device=device, dtype=dtype)
+    model = import_core("model.latte.transformer").Latte(config, device=device, dtype=dtype)
     for value in model.parameters():
         if value.requires_grad and value.ndim > 1:
             nn.init.normal_(value, std=0.02)

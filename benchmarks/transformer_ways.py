@@ -143,7 +143,7 @@ class Ways:
         try:
             import diffusers
         except ImportError:
-            return core("model.latte_t2v").LatteT2V.from_config(self.case.config())
+            return core("model.t2v.transformer").LatteT2V.from_config(self.case.config())
         diffusers.utils.logging.set_verbosity_error()
         return diffusers.LatteTransformer3DModel(
             **self.case.config(), video_length=self.case.frames
@@ -192,13 +192,15 @@ class Ways:
             graphed: replayed as a CUDA graph.
             precision: `int8` or `fp8` for wide layers in eight bits.
         """
-        model: Any = core("model.latte_t2v").LatteT2V.from_config(self.case.config(), device="meta")
+        model: Any = core("model.t2v.transformer").LatteT2V.from_config(
+            self.case.config(), device="meta"
+        )
         model.load_state_dict(self.theirs.state_dict(), assign=True)
         model.eval()
         if fused:
-            core("model.fused_qkv").fuse_qkv(model)
+            core("model.weights.fused_qkv").fuse_qkv(model)
         if precision is not None:
-            core("pipeline").Pipeline(model).set_precision(precision)
+            core("pipelines.text.pipeline").Pipeline(model).set_precision(precision)
         if not kernels:
             choice = core("kernels.choice")
             model.kernels = choice.KernelSet(use=choice.KernelUse.NEVER)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from latte_core import Pipeline
-from latte_core.class_pipeline import ClassPipeline
+from latte_core.pipelines.classes.pipeline import ClassPipeline
 from latte_core.video import enlarge
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .config import LatteT2VConfig
+from .config.t2v import LatteT2VConfig
 from .errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -25,8 +25,8 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .checkpoint.loader import load_transformer
-    from .pipeline import Pipeline, PipelineResult
+    from .checkpoint.loading.loader import load_transformer
+    from .pipelines.text.pipeline import Pipeline, PipelineResult
     from .sampling.reference import sample_reference
 
 __version__ = "0.3.0"
@@ -55,11 +55,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import the names that need torch when they are first used."""
     if name == "load_transformer":
-        from .checkpoint.loader import load_transformer
+        from .checkpoint.loading.loader import load_transformer
 
         return load_transformer
     if name in ("Pipeline", "PipelineResult"):
-        from . import pipeline
+        from .pipelines.text import pipeline
 
         return getattr(pipeline, name)
     if name == "sample_reference":

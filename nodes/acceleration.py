@@ -17,8 +17,8 @@ from ..latte_core.acceleration.settings import (
     with_options,
 )
 from ..latte_core.errors import IncompatibleInputsError
-from .host import paths
-from .host.sockets import check_choice, check_model, check_number
+from .host.base import paths
+from .host.base.sockets import check_choice, check_model, check_number
 
 OFF = "off"
 AUTO = "auto"
@@ -81,7 +81,7 @@ class LatteAccelerate:
         """Check everything at the border, then patch a copy of the model."""
         check_model(model, "Latte Accelerate")
         settings = settings_of(mode, policy, threshold, forecast, schedule, guidance_cache)
-        from .host.acceleration import accelerate
+        from .host.run.acceleration import accelerate
 
         return (accelerate(model, settings),)
 

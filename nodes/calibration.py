@@ -6,8 +6,8 @@ from typing import Any
 
 from ..latte_core.acceleration.forecast import MAX_ORDER
 from ..latte_core.types import check_integer, check_seed
-from .host import paths
-from .host.sockets import (
+from .host.base import paths
+from .host.base.sockets import (
     check_conditioning,
     check_guidance,
     check_latent,
@@ -102,7 +102,7 @@ class LatteCalibrate:
         samples = check_latent(latent_image, "latent_image", NODE)
         check_latent_size(samples, "latent_image", config_of(model), NODE)
         path = paths.new_schedule(file_name)
-        from .host.calibration import CalibrationSettings, calibrate
+        from .host.run.calibration import CalibrationSettings, calibrate
 
         settings = CalibrationSettings(
             seed=seed, steps=steps, cfg=cfg, max_skip=max_skip, forecast=forecast, path=path

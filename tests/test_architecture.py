@@ -24,30 +24,19 @@ from latte_test_support.source import (
 # Packages of one row never import each other; a package imports from the rows above it.
 LAYERS = (
     {"errors", "types", "files", "devices", "transfers", "lazy"},
-    {"config", "latte_config", "parts", "ucf101", "class_names", "shipped"},
+    {"config", "meta_modules", "shipped"},
     {"kernels"},
     {"model", "vae", "text", "diffusion", "video"},
     {"precision"},
     {"checkpoint", "sampling", "acceleration", "memory"},
-    {"pipeline"},
+    {"pipelines"},
     {"data"},
     {"training", "metrics", "distributed"},
+    {"starter"},
     {"cli"},
 )
 SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
-PIPELINE = (
-    *("calibration", "calibration_subjects"),
-    *("class_labels", "class_parts", "class_pipeline", "class_vae"),
-    *(
-        "pipeline_batch",
-        "pipeline_memory",
-        "pipeline_parts",
-        "pipeline_run",
-        "pipeline_speed",
-        "pipeline_text",
-    ),
-)
-SAME_AS = {**dict.fromkeys(PIPELINE, "pipeline"), "__main__": "cli"}
+SAME_AS = {"__main__": "cli"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
                 "node_helpers", "server"}  # fmt: skip
 NEEDED_PACKAGES = {"torch", "einops", "safetensors"}  # what importing latte_core may ask for
@@ -57,15 +46,15 @@ LATE_MODULES = {  # ask for Triton, and are imported by functions alone
 }
 MAX_LINES = 450
 TORCH_LOAD_FILES = {
-    "latte_core/checkpoint/reader.py",  # behind its own checks of the archive
+    "latte_core/checkpoint/reading/reader.py",  # behind its own checks of the archive
     "latte_core/training/state.py",  # files that the training wrote itself
 }
 REVIEWED_IMPORTS = {
-    "pickle": {"latte_core/checkpoint/reader.py"},  # names an exception class
+    "pickle": {"latte_core/checkpoint/reading/reader.py"},  # names an exception class
     "subprocess": {
         "latte_core/kernels/ops.py",  # names an exception class
         "latte_core/video/ffmpeg.py",  # runs the encoder
-        "nodes/host/training_process.py",  # runs a training
+        "nodes/host/training/process.py",  # runs a training
     },
     "multiprocessing": set[str](),
     "socket": set[str](),
@@ -150,7 +139,7 @@ def test_core_imports_only_what_lies_before_it() -> None:
         ("model", "sampling", False),
         ("types", "errors", True),
         ("errors", "config", False),
-        ("cli", "pipeline", True),
+        ("cli", "pipelines", True),
         ("checkpoint", "sampling", False),
     ],
 )

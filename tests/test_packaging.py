@@ -212,6 +212,8 @@ def test_web_directory_exists() -> None:
     assert (ROOT / pack.WEB_DIRECTORY).is_dir()
 
 
-@pytest.mark.parametrize("module", ["latte_core", "latte_core.cli.main", "latte_core.pipeline"])
+@pytest.mark.parametrize(
+    "module", ["latte_core", "latte_core.cli.main", "latte_core.pipelines.text.pipeline"]
+)
 def test_modules_import_by_name(module: str) -> None:
     assert importlib.import_module(module).__name__ == module

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_pipeline import TRANSFORMER, write_tiny_latte
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.pipeline import TRANSFORMER, write_tiny_latte
 
 import latte_core
 from latte_core import errors
-from latte_core.model.latte import Latte
-from latte_core.model.latte_t2v import LatteT2V
+from latte_core.model.latte.transformer import Latte
+from latte_core.model.t2v.transformer import LatteT2V
 
 REQUIRED = inspect.Parameter.empty
 

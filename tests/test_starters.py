@@ -11,11 +11,11 @@ import pytest
 
 from latte_core import Pipeline
 from latte_core.acceleration import CacheSettings, ScheduleFile
-from latte_core.calibration import psnr
-from latte_core.checkpoint.lora_writer import base_of
-from latte_core.class_pipeline import ClassPipeline
-from latte_core.training.drawing import DIRECTIONS, base_prompt
-from latte_core.training.measure import measure_clip
+from latte_core.checkpoint.lora.writer import base_of
+from latte_core.pipelines.calibration.calibration import psnr
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.starter.drawing import DIRECTIONS, base_prompt
+from latte_core.starter.measure import measure_clip
 
 ASSETS = Path(__file__).resolve().parents[1] / "latte_core" / "assets"
 LIMITS = {"starter": 12e6, "class_starter": 6e6}

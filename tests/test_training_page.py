@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from latte_test_support.pack import ROOT
 
-from latte_core.training.measure import measure_clip
+from latte_core.starter.measure import measure_clip
 from latte_core.video import read_video
 
 BLOCK = re.compile(r"<!-- training path: begin -->\n```bash\n(.+?)```", re.DOTALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import examples
+from latte_test_support.workflows import examples
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def test_there_are_the_examples_of_this_release() -> None:
 def test_file_is_what_its_description_builds_with_the_starters_own_defaults(name: str) -> None:
     built = examples.build_all(examples.read_card())[FILES[name].name]
     assert FILES[name].read_text(encoding="utf-8") == examples.to_text(built), (
-        "write the files again: python -m tests.support.examples"
+        "write the files again: python -m tests.support.workflows.examples"
     )
 
 

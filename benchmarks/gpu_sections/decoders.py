@@ -48,7 +48,7 @@ def open_vae(session: Session, name: str, dtype: torch.dtype) -> Any:
     """Return a VAE of random weights on the card."""
 
     def read(path: Path) -> Any:
-        return import_core("checkpoint.reader").read_tensors(path).tensors
+        return import_core("checkpoint.reading.reader").read_tensors(path).tensors
 
     return import_core("vae.frames").VideoVAE.from_folder(
         session.models.part(name), read=read, dtype=dtype, device=session.card.device

@@ -45,7 +45,7 @@ def measure_preset(session: Session, folder: Path, name: str, first: dict[str, T
     dtype = getattr(torch, session.sizes.dtypes[0])
 
     def opened() -> Any:
-        return import_core("pipeline").Pipeline.from_pretrained(
+        return import_core("pipelines.text.pipeline").Pipeline.from_pretrained(
             folder, dtype=dtype, device=card.device, memory=name, embedding_cache="off"
         )
 
@@ -78,9 +78,9 @@ def measure_preset(session: Session, folder: Path, name: str, first: dict[str, T
 
 def reckoned(pipeline: Any, folder: Path, dtype: torch.dtype) -> dict[str, float]:
     """Return the GB that the package reckons each stage of a pipeline needs."""
-    parts = import_core("pipeline_parts")
+    parts = import_core("pipelines.text.parts")
     best = pipeline.defaults
-    sizes = import_core("pipeline_memory").part_sizes(
+    sizes = import_core("pipelines.part_sizes").part_sizes(
         pipeline.parts.transformer,
         text_folder=folder / parts.TEXT_FOLDER,
         vae_folders=[folder / name for name in parts.VAE_FOLDERS.values()],

@@ -65,11 +65,11 @@ class Runs:
     def pipeline(self, precision: str | None, *, compiled: bool = False) -> Any:
         """Return our pipeline on the same weights."""
         case = self._models.case
-        model: Any = import_core("model.latte_t2v").LatteT2V.from_config(
+        model: Any = import_core("model.t2v.transformer").LatteT2V.from_config(
             case.config(), device="meta"
         )
         model.load_state_dict(self._models.theirs.state_dict(), assign=True)
-        pipeline = import_core("pipeline").Pipeline(model.eval())
+        pipeline = import_core("pipelines.text.pipeline").Pipeline(model.eval())
         pipeline.fuse_qkv()
         pipeline.set_precision(precision)
         if compiled:
@@ -130,7 +130,7 @@ def time_runs(
     if pipeline is None:
         into[name] = {"error": "the pipeline could not be made"}
         return
-    psnr = import_core("calibration").psnr
+    psnr = import_core("pipelines.calibration.calibration").psnr
     for cache in (None, *DIAL):
 
         def timed(cache: str | None = cache) -> Found:
@@ -155,10 +155,10 @@ def name_of(precision: str | None, cache: str | None, compiled: bool) -> str:
 def measure_likeness(session: Session, choices: Sequence[str | None], into: Found) -> int:
     """Write PSNR of the starter's frames by cache and bits; return how many were compared."""
     pipeline_class, settings = (
-        import_core("pipeline").Pipeline,
+        import_core("pipelines.text.pipeline").Pipeline,
         import_core("acceleration.settings"),
     )
-    psnr = import_core("calibration").psnr
+    psnr = import_core("pipelines.calibration.calibration").psnr
     exact: dict[str, Tensor] = {}
     for precision in choices:
         pipeline = pipeline_class.from_pretrained(

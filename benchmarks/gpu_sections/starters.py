@@ -54,7 +54,7 @@ class TextStarter:
     kind = "text"
 
     def __init__(self, device: str) -> None:
-        self.pipeline: Any = import_core("pipeline").Pipeline.from_pretrained(
+        self.pipeline: Any = import_core("pipelines.text.pipeline").Pipeline.from_pretrained(
             "starter", device=device, dtype=torch.float32
         )
         names = import_core("sampling.registry").SAMPLER_NAMES
@@ -80,9 +80,9 @@ class ClassStarter:
     kind = "class"
 
     def __init__(self, device: str) -> None:
-        self.pipeline: Any = import_core("class_pipeline").ClassPipeline.from_pretrained(
-            "class-starter", device=device, dtype=torch.float32
-        )
+        self.pipeline: Any = import_core(
+            "pipelines.classes.pipeline"
+        ).ClassPipeline.from_pretrained("class-starter", device=device, dtype=torch.float32)
         self.names = import_core("sampling.reference").METHODS
 
     def make(self, name: str, steps: int) -> Tensor:
@@ -124,7 +124,9 @@ def compare(session: Session, pair: tuple[Any, Any], name: str, rows: list[Row])
     both = zip(pair, (expected, latents), strict=True)
     frames = [one.pipeline.decode(made)[0] for one, made in both]
     rows.append(Row(f"{pair[0].kind}, {name}", *frames))
-    return found | {"psnr_of_frames": round(import_core("calibration").psnr(*frames), 2)}
+    return found | {
+        "psnr_of_frames": round(import_core("pipelines.calibration.calibration").psnr(*frames), 2)
+    }
 
 
 def draw(session: Session, rows: list[Row]) -> str:

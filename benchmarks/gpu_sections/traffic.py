@@ -84,7 +84,7 @@ def stream(session: Session, folder: Any, preset: str) -> Found:
     """Return the seconds of a step under a preset, and how well copies hide behind the work."""
     sizes = session.sizes
     dtype = getattr(torch, sizes.dtypes[0])
-    pipeline = import_core("pipeline").Pipeline.from_pretrained(
+    pipeline = import_core("pipelines.text.pipeline").Pipeline.from_pretrained(
         folder / "transformer", dtype=dtype, device=session.card.device, memory=preset
     )
     text = torch.randn(1, sizes.tokens, sizes.text_width)

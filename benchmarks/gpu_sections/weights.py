@@ -38,7 +38,7 @@ class ModelFolder:
     def __init__(self, path: Path, sizes: Sizes, device: str, dtype: torch.dtype) -> None:
         self.path = path
         self._sizes, self._device, self._dtype = sizes, device, dtype
-        starter, _ = import_core("pipeline_parts").locate("starter")
+        starter, _ = import_core("pipelines.text.parts").locate("starter")
         self._starter = Path(starter).parent
         self._makers: dict[str, Callable[[], tuple[dict[str, Any], nn.Module]]] = {
             TRANSFORMER: self._transformer,
@@ -70,7 +70,7 @@ class ModelFolder:
 
     def _write(self, folder: Path, name: str, module: nn.Module) -> None:
         """Write random numbers in the place of a module's empty weights."""
-        writer = import_core("checkpoint.writer")
+        writer = import_core("checkpoint.writing.writer")
         draws = torch.Generator(self._device).manual_seed(0)
         kinds = {id(one.weight) for one in module.modules() if is_norm(one)}
         whole = {
@@ -98,7 +98,7 @@ class ModelFolder:
             "video_length": self._sizes.frames,  # diffusers' class goes by it
         }
         with torch.device("meta"):
-            return config, import_core("model.latte_t2v").LatteT2V.from_config(config)
+            return config, import_core("model.t2v.transformer").LatteT2V.from_config(config)
 
     def _text_encoder(self) -> tuple[dict[str, Any], nn.Module]:
         from transformers import T5Config, T5EncoderModel

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError
-from ..model.latte import Latte
-from ..model.latte_blocks import EPS
-from ..model.latte_t2v import LatteT2V
+from ..model.latte.blocks import EPS
+from ..model.latte.transformer import Latte
 from ..model.layers import modulate, normalize
+from ..model.t2v.transformer import LatteT2V
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError
 from ..model.attention import BlockHooks
-from ..model.latte_t2v import LatteT2V
 from ..model.residual import Owed, settled
+from ..model.t2v.transformer import LatteT2V
 from .compilation_regions import Region, RegionCall, blocks_of, can_compile
 
 Tell = Callable[[str], None]

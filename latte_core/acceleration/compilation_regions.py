@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import IncompatibleInputsError
 from ..kernels.choice import KernelSet, KernelUse
-from ..model import blocks as text_blocks
-from ..model import latte_blocks as class_blocks
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
+from ..model.latte import blocks as class_blocks
+from ..model.latte.transformer import Latte
 from ..model.layers import modulation_rows
 from ..model.residual import Stream, settled
+from ..model.t2v import blocks as text_blocks
+from ..model.t2v.transformer import LatteT2V
 
 Region = Callable[..., Tensor]
 """A block's forward as a function of the block, tensors and sizes."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.attention import DEFAULT_HOOKS
-from ..model.blocks import TextFeatures
+from ..model.t2v.blocks import TextFeatures
 from ..transfers import send_into
 
 MAX_GRAPHS = 2  # each keeps the memory of a forward pass

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
-from ..model.latte_attention import FusedAttention
-from ..model.latte_t2v import LatteT2V
+from ..model.latte.attention import FusedAttention
+from ..model.t2v.transformer import LatteT2V
 from ..types import check_integer
 from .clock import StepClock
 from .policies import MAX_STEPS

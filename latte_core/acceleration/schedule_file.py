@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from ..errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
 from ..files import atomic_write
-from ..parts import read_json
+from ..meta_modules import read_json
 from ..types import check_integer
 from .forecast import MAX_ORDER
 from .policies import StaticSchedule

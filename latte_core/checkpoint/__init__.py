@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from .adapters import (
+from .conversion.convert import Conversion, convert
+from .conversion.dit_init import Initialization, initialize_from_dit
+from .loading.adapters import (
     drop_derived,
     is_svd_layout,
     temporal_vae_to_diffusers,
     temporal_vae_to_svd,
 )
-from .convert import Conversion, convert
-from .detect import detect_t2v
-from .detect_latte import detect_latte
-from .dit_init import Initialization, initialize_from_dit
-from .families import Family
-from .identify import Identification, identify, require_family
-from .loader import load_transformer
-from .lora import LoraWeights, native_lora
-from .names import Selection, select_model
-from .quantized import dequantize
-from .reader import read_header, read_tensors
-from .records import FileHeader, FileKind, TensorFile, TensorInfo
-from .sniff import sniff
-from .verified import VerifiedFiles
-from .writer import write_safetensors
+from .loading.loader import load_transformer
+from .loading.quantized import dequantize
+from .lora.layouts import LoraWeights, native_lora
+from .reading.reader import read_header, read_tensors
+from .reading.records import FileHeader, FileKind, TensorFile, TensorInfo
+from .reading.sniff import sniff
+from .reading.verified import VerifiedFiles
+from .recognition.detect import detect_t2v
+from .recognition.detect_latte import detect_latte
+from .recognition.families import Family
+from .recognition.identify import Identification, identify, require_family
+from .recognition.names import Selection, select_model
+from .writing.writer import write_safetensors
 
 __all__ = [
     "Conversion",

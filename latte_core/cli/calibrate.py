@@ -8,18 +8,18 @@ from pathlib import Path
 
 from ..acceleration.calibrate import SPEED_UPS, CalibrationPlan
 from ..acceleration.schedule_file import ScheduleFile
-from ..calibration import CalibrationRun, Report
-from ..calibration_subjects import calibrate_classes, calibrate_text
-from ..checkpoint.lora_writer import base_of
-from ..class_parts import is_class_model, locate_class_model
-from ..class_pipeline import ClassPipeline
+from ..checkpoint.lora.writer import base_of
 from ..errors import InvalidInputError
 from ..memory import KEEP_ALL
-from ..pipeline import Pipeline
-from ..pipeline_parts import locate
+from ..pipelines.calibration.calibration import CalibrationRun, Report
+from ..pipelines.calibration.subjects import calibrate_classes, calibrate_text
+from ..pipelines.classes.parts import is_class_model, locate_class_model
+from ..pipelines.classes.pipeline import ClassPipeline
+from ..pipelines.text.parts import locate
+from ..pipelines.text.pipeline import Pipeline
 from .command import Command
 from .options import DTYPES, dtype_from, load_tqdm
-from .sample import read_prompts
+from .sample.command import read_prompts
 
 MOST_VIDEOS = 1000
 

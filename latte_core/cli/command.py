@@ -32,13 +32,15 @@ class CommandName:
     Args:
         name: the word that is typed.
         help: one line for the list of commands.
+        module: where the rest is, unless its name is that of the command.
     """
 
     name: str
     help: str
+    module: str = ""
 
     def load(self) -> Command:
         """Return the `COMMAND` of its module."""
-        module = import_module(f".{self.name.replace('-', '_')}", __package__)
+        module = import_module(f".{self.module or self.name.replace('-', '_')}", __package__)
         command: Command = module.COMMAND
         return command

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..checkpoint import convert
-from ..checkpoint.convert import KINDS
-from ..checkpoint.gguf_writer import GGUF_TYPES
+from ..checkpoint.conversion.convert import KINDS
+from ..checkpoint.writing.gguf_writer import GGUF_TYPES
 from ..precision.packing import PACKED
 from .command import Command
 from .options import DTYPES, dtype_from

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InvalidInputError
 from ..files import atomic_write
-from ..training.drawing import (
+from ..starter.drawing import (
     CLIP_FRAMES,
     COLORS,
     DIRECTIONS,

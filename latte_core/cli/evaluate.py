@@ -11,18 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..class_parts import is_class_model
-from ..class_pipeline import ClassPipeline
 from ..errors import InvalidInputError
 from ..files import atomic_write
-from ..pipeline import Pipeline
-from ..training.starter_files import add_scores
-from ..training.starter_scores import (
-    score_class_starter,
-    score_starter,
-    total_class_clips,
-    total_clips,
-)
+from ..pipelines.classes.parts import is_class_model
+from ..pipelines.classes.pipeline import ClassPipeline
+from ..pipelines.text.pipeline import Pipeline
+from ..starter.files import add_scores
+from ..starter.scores import score_class_starter, score_starter, total_class_clips, total_clips
 from .command import Command
 from .evaluate_metrics import add_metric_options, refuse_metric_options, run_metric
 from .evaluate_starter import print_scores

@@ -15,14 +15,14 @@ from ..metrics import Clips, FolderClips, MetricProtocol, SideReport, find_proto
 from ..metrics.clips import FAKE, REAL
 from ..metrics.measure import check_fit, measure
 from ..metrics.protocol import IS, PRESETS, SHORT_NAMES
-from ..pipeline_parts import pick_device
+from ..pipelines.text.parts import pick_device
 from ..types import check_integer
 from ..video import bytes_from_frames
 from .options import DTYPES, load_tqdm
-from .sample import read_prompts
-from .sample_jobs import Job, Maker, plan
-from .sample_run import open_maker
-from .sample_settings import Settings
+from .sample.command import read_prompts
+from .sample.jobs import Job, Maker, plan
+from .sample.run import open_maker
+from .sample.settings import Settings
 
 METRIC_ONLY = ("real", "fake", "made_by", "features", "num", "frames", "interval", "size", "seed",
                "subset_size", "batch", "classes", "prompts", "device", "dtype")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..training.starter_scores import Scores
+from ..starter.scores import Scores
 
 ASKED = {
     "held_out_wordings": "wordings never trained",

@@ -31,7 +31,9 @@ Look at a weights file, or turn it into one safetensors file:
 
 
 COMMANDS: tuple[CommandName, ...] = (
-    CommandName(name="sample", help="make videos from a prompt or of a class"),
+    CommandName(
+        name="sample", help="make videos from a prompt or of a class", module="sample.command"
+    ),
     CommandName(name="calibrate", help="find out which steps a model can skip, for sample --cache"),
     CommandName(name="inspect", help="say what a weights file is"),
     CommandName(name="convert", help="turn weights into one safetensors or GGUF file"),

@@ -11,7 +11,7 @@ from ..data.frame_sampling import STYLES
 from ..data.latent_set import LatentSet
 from ..data.layouts import LAYOUTS
 from ..data.prepare import PrepareSettings, PrepareStep, prepare_set
-from ..data.set_format import DTYPES as STORED_DTYPES
+from ..data.sets.format import DTYPES as STORED_DTYPES
 from ..errors import InvalidInputError
 from .command import Command
 from .options import DTYPES, dtype_from, load_tqdm

@@ -76,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
         "start_from": None if arguments.start_from is None else Path(arguments.start_from),
     }
     if arguments.kind == "class":
-        from ..training.class_starter import train_class_starter
+        from ..starter.class_starter import train_class_starter
 
         train_class_starter(folder, work, **common, variant=arguments.variant)
     else:
-        from ..training.starter import train_starter
+        from ..starter.text_starter import train_starter
 
         train_starter(folder, work, **common)
     print(f"The model is in {folder}. Measure it with: python -m latte_core evaluate {folder}")

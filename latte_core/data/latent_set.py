@@ -5,8 +5,8 @@ The face of the `set_*` modules; `set_format.py` describes the files.
 
 from __future__ import annotations
 
-from .set_format import LatentSetInfo, Skip
-from .set_reader import LatentSet
-from .set_writer import LatentSetWriter
+from .sets.format import LatentSetInfo, Skip
+from .sets.reader import LatentSet
+from .sets.writer import LatentSetWriter
 
 __all__ = ["LatentSet", "LatentSetInfo", "LatentSetWriter", "Skip"]

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint.families import Family
-from ..checkpoint.folders import weight_files
-from ..checkpoint.identify import identify
-from ..checkpoint.reader import read_tensors
-from ..class_parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
-from ..class_vae import open_vae, require_vae, vae_beside
+from ..checkpoint.reading.folders import weight_files
+from ..checkpoint.reading.reader import read_tensors
+from ..checkpoint.recognition.families import Family
+from ..checkpoint.recognition.identify import identify
 from ..errors import CheckpointError, InvalidInputError
-from ..parts import read_json
-from ..pipeline_parts import (
+from ..meta_modules import read_json
+from ..pipelines.classes.parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
+from ..pipelines.classes.vae import open_vae, require_vae, vae_beside
+from ..pipelines.text.parts import (
     STARTER,
     TEXT_FOLDER,
     TRANSFORMER_FOLDERS,
@@ -34,7 +34,7 @@ from ..text.config import T5EncoderConfig
 from ..text.t5 import TextEncoder
 from ..types import PIXELS_PER_CELL
 from ..vae.frames import VideoVAE
-from .set_format import file_sha256
+from .sets.format import file_sha256
 
 TOKENIZER_FOLDER = "tokenizer"
 CONFIG = "config.json"

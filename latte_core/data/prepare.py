@@ -25,9 +25,9 @@ from .encoding import encode_captions, encode_empty_rows, encode_moments
 from .latent_set import LatentSet, LatentSetInfo, LatentSetWriter
 from .layouts import Clip, FoundClips, find_clips
 from .model_parts import ModelParts, find_model_parts
-from .set_format import SET_FILE
-from .set_resume import require_same
-from .set_writer import CLIPS_PER_SHARD
+from .sets.format import SET_FILE
+from .sets.resume import require_same
+from .sets.writer import CLIPS_PER_SHARD
 from .streams import reading_clips
 from .transforms import Transform
 

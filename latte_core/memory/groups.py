@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import InvalidInputError
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
+from ..model.latte.transformer import Latte
+from ..model.t2v.transformer import LatteT2V
 
 
 def block_groups(module: nn.Module) -> list[list[nn.Module]]:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..devices import is_out_of_memory
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
+from ..model.latte.transformer import Latte
+from ..model.t2v.transformer import LatteT2V
 from .estimate import Choice
 from .groups import block_groups
 from .loans import BlockStream, Loan, WholeLoan

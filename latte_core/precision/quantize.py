@@ -13,11 +13,11 @@ from torch import nn
 from ..errors import InvalidInputError
 from ..kernels.choice import KernelSet, KernelUse
 from ..model.attention import FusedLinear
-from ..model.fused_qkv import fuse_qkv
-from ..model.latte_t2v import LatteT2V
-from ..model.lora import LoraLinear, modules_of
-from ..model.lora_merge import forget_merged
-from ..model.released_weights import released_names
+from ..model.t2v.transformer import LatteT2V
+from ..model.weights.fused_qkv import fuse_qkv
+from ..model.weights.lora import LoraLinear, modules_of
+from ..model.weights.merge import forget_merged
+from ..model.weights.released import released_names
 from ..text.four_bits import BYTES_PER_NUMBER, FourBitLinear
 from ..text.stored_linear import StoredLinear
 from .formats import format_named

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.latte import LatteConfig
 from ..errors import IncompatibleInputsError, InvalidInputError
-from ..latte_config import LatteConfig
 from ..types import LATENT_CHANNELS
 from .guidance import guide
 from .stepper import noise_part

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import LatteT2VConfig
+from ..config.latte import LatteConfig
+from ..config.t2v import LatteT2VConfig
 from ..diffusion import SpacedDiffusion, check_eta
 from ..errors import IncompatibleInputsError, InvalidInputError
-from ..latte_config import LatteConfig
 from ..types import LATENT_CHANNELS, StepCallback
 from .class_guidance import ClassModel, config_of, forward_with_guidance, null_class
 from .guidance import NoisePredictor, uses_guidance

@@ -18,7 +18,7 @@ from ..errors import (
     NonFiniteError,
     WeightMismatchError,
 )
-from ..parts import TensorReader, WithoutNumbers, fill_module, read_json
+from ..meta_modules import TensorReader, WithoutNumbers, fill_module, read_json
 from ..types import TEXT_TOKENS
 from .config import T5EncoderConfig, check_is_t5
 from .four_bits import FourBitLinear, FourBits

@@ -14,10 +14,10 @@ from torch.utils.checkpoint import (
 )
 
 from ..model.attention import BlockHooks
-from ..model.blocks import Grid
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
-from ..model.places import PlaceTables, times_table
+from ..model.latte.transformer import Latte
+from ..model.t2v.blocks import Grid
+from ..model.t2v.places import PlaceTables, times_table
+from ..model.t2v.transformer import LatteT2V
 from .examples import Batch
 
 

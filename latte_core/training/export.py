@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint.lora_writer import write_lora
-from ..checkpoint.writer import write_safetensors
-from ..class_parts import read_card
+from ..checkpoint.lora.writer import write_lora
+from ..checkpoint.writing.writer import write_safetensors
 from ..files import atomic_write
-from ..model.latte import Latte
-from ..model.lora import NATIVE_PREFIX, lora_state
-from ..pipeline_parts import STARTER, STARTER_FOLDER, Defaults
+from ..model.latte.transformer import Latte
+from ..model.weights.lora import NATIVE_PREFIX, lora_state
+from ..pipelines.classes.parts import read_card
+from ..pipelines.text.parts import STARTER, STARTER_FOLDER, Defaults
 from .run_folder import RunFolder
 from .subject import Subject, companions_of
 from .train_config import TrainConfig

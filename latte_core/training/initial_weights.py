@@ -16,9 +16,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
+from ..model.latte.transformer import Latte
 from ..model.positional import CPU, integer_table, temporal_table
+from ..model.t2v.transformer import LatteT2V
 
 PASS_GAIN = 0.5  # of a patch value in the hidden state, beside tables of about 1
 TABLE_FRAMES = 16

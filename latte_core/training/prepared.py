@@ -10,7 +10,7 @@ import torch
 
 from ..data.frame_sampling import STYLES
 from ..data.prepare import PrepareSettings, PrepareStep, prepare_set
-from ..data.set_format import SET_FILE
+from ..data.sets.format import SET_FILE
 from ..errors import InvalidInputError
 from .run_folder import RunFolder
 from .train_config import TrainConfig

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..class_pipeline import ClassPipeline
-from ..model.latte import Latte
+from ..model.latte.transformer import Latte
+from ..pipelines.classes.pipeline import ClassPipeline
 from ..text.pair import encode_pairs
 from ..video import write_image, write_video
 from ..video.grid import Grid

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from ..errors import InvalidInputError
 from ..files import atomic_write
-from ..parts import read_json
+from ..meta_modules import read_json
 from .run_log import Entry, parse_line
 from .state import read_state, write_state
 

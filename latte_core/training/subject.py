@@ -9,22 +9,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.dit_init import initialize_from_dit
-from ..checkpoint.lora_writer import LoraBase, base_of
-from ..checkpoint.pixart_init import initialize_from_pixart
-from ..checkpoint.reader import read_tensors
-from ..class_parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
-from ..class_pipeline import ClassPipeline
-from ..config import LatteT2VConfig
+from ..checkpoint.conversion.dit_init import initialize_from_dit
+from ..checkpoint.conversion.pixart_init import initialize_from_pixart
+from ..checkpoint.lora.writer import LoraBase, base_of
+from ..checkpoint.reading.reader import read_tensors
+from ..config.latte import LatteConfig
+from ..config.t2v import LatteT2VConfig
 from ..errors import IncompatibleInputsError
-from ..latte_config import LatteConfig
 from ..memory import KEEP_ALL
-from ..model.latte import Latte
-from ..model.latte_t2v import LatteT2V
-from ..model.lora import add_lora
-from ..model.resize import resize
-from ..pipeline import Pipeline
-from ..pipeline_parts import STARTER, STARTER_FOLDER, TEXT_FOLDER, locate
+from ..model.latte.transformer import Latte
+from ..model.t2v.transformer import LatteT2V
+from ..model.weights.lora import add_lora
+from ..model.weights.resize import resize
+from ..pipelines.classes.parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
+from ..pipelines.classes.pipeline import ClassPipeline
+from ..pipelines.text.parts import STARTER, STARTER_FOLDER, TEXT_FOLDER, locate
+from ..pipelines.text.pipeline import Pipeline
 from ..text.t5 import TextEncoder
 from ..vae.frames import VideoVAE
 from .initial_weights import initialize_class, initialize_text

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..errors import InvalidInputError, MissingDependencyError
-from ..model.lora import LoraSettings
-from ..parts import MAX_JSON_BYTES
+from ..meta_modules import MAX_JSON_BYTES
+from ..model.weights.lora import LoraSettings
 from ..types import check_seed
 from .learning_rate import SCHEDULES, Schedule
 from .objective import WEIGHTINGS, Weighting

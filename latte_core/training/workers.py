@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, MissingDependencyError
-from ..pipeline_parts import pick_device
+from ..pipelines.text.parts import pick_device
 from .sharding import whole_of
 from .train_config import Precision
 

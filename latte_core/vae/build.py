@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingDependencyError
-from ..parts import WithoutNumbers, fill_module
+from ..meta_modules import WithoutNumbers, fill_module
 from .config import IMAGE_CLASS, TEMPORAL_CLASS, TEMPORAL_MARK, VaeConfig
 
 ENCODER_PARTS = ("encoder.", "quant_conv.")

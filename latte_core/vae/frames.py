@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError, NonFiniteError
-from ..parts import TensorReader, read_json
+from ..meta_modules import TensorReader, read_json
 from ..types import MAX_FRAMES, check_integer
 from .build import build_vae
 from .checks import PieceCallback, Progress, check_frames, check_latents, check_tile

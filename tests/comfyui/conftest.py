@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import comfy_server
+from latte_test_support.comfy import server as comfy_server
 
 ROOT = Path(__file__).resolve().parents[2]
 INSIDE = Path(__file__).parent / "inside"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from latte_test_support import comfy_server
+from latte_test_support.comfy import server as comfy_server
 
 
 @pytest.mark.comfyui

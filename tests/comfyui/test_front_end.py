@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import api_format, comfy_server, training_example
+from latte_test_support.comfy import server as comfy_server
+from latte_test_support.workflows import api_format, training_example
 
 from latte_core.cli.main import main as command_line
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import comfy_server
+from latte_test_support.comfy import server as comfy_server
 
 HERE = Path(__file__).parent
 STARTER = HERE.parents[1] / "latte_core" / "assets" / "starter"

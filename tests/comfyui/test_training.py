@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support import comfy_server
+from latte_test_support.comfy import server as comfy_server
 
 from latte_core.cli.main import main as command_line
 from latte_core.training.run_folder import RunFolder

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from latte_test_support import api_format, comfy_server
+from latte_test_support.comfy import server as comfy_server
+from latte_test_support.workflows import api_format
 
 from latte_core.video.reader import read_video
 

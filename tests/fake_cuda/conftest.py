@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from latte_test_support.tiny_class import write_class_folder
-from latte_test_support.tiny_pipeline import write_tiny_latte
+from latte_test_support.tiny.classes import write_class_folder
+from latte_test_support.tiny.pipeline import write_tiny_latte
 
 from latte_core.memory import BlockStream
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.fake_cuda
-SCRIPT = Path(__file__).resolve().parents[1] / "support" / "card_kernels.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "support" / "kernels" / "card.py"
 CASES = ("text", "text, graph", "text, int8", "class")
 
 

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 from latte_fake_cuda import fake_cuda
-from latte_test_support import tiny_text
 from latte_test_support.card_runs import card_for
-from latte_test_support.tiny_pipeline import PROMPT, SMALL
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.pipeline import PROMPT, SMALL
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.acceleration.pab import Broadcast
 from latte_core.acceleration.settings import parse_cache
-from latte_core.checkpoint.lora_writer import write_lora
-from latte_core.class_pipeline import ClassPipeline
+from latte_core.checkpoint.lora.writer import write_lora
 from latte_core.errors import IncompatibleInputsError
 from latte_core.kernels.choice import KernelSet, KernelUse
 from latte_core.memory import PRESETS, BlockStream, MemoryPlan, block_groups, pinned
-from latte_core.model.lora import LoraSettings, add_lora, lora_state
-from latte_core.pipeline import Pipeline
-from latte_core.pipeline_memory import check_room_for_cache
+from latte_core.model.weights.lora import LoraSettings, add_lora, lora_state
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.part_sizes import check_room_for_cache
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.text.cache import CachedEncoder, EmbeddingCache
 from latte_core.text.t5 import TextEncoder
 from latte_core.types import VideoShape

@@ -10,9 +10,9 @@ import torch
 from latte_fake_cuda import Card, fake_cuda
 from latte_fake_cuda.counting import rules
 from latte_test_support.card_runs import distance
-from latte_test_support.comfy_model import conditions, host_modules, joined
-from latte_test_support.tiny_latte import tiny_latte, tiny_latte_config
-from latte_test_support.tiny_t2v import tiny_config, tiny_model
+from latte_test_support.comfy.model import conditions, host_modules, joined
+from latte_test_support.tiny.latte import tiny_latte, tiny_latte_config
+from latte_test_support.tiny.t2v import tiny_config, tiny_model
 from torch import Tensor
 
 pytestmark = pytest.mark.fake_cuda
@@ -39,7 +39,7 @@ def settings(config: dict[str, Any], kind: str, dtype: torch.dtype) -> dict[str,
 def text_model(part: Part) -> Any:
     """Return a small text-to-video model as ComfyUI's loader makes it."""
     config = settings(tiny_config(), "latte_t2v", torch.float32)
-    made = part("model").LatteConfig(config).get_model({})
+    made = part("model.t2v").LatteConfig(config).get_model({})
     made.diffusion_model.load_state_dict(tiny_model().state_dict())
     return made
 
@@ -47,7 +47,7 @@ def text_model(part: Part) -> Any:
 def class_model(part: Part, variant: int) -> Any:
     """Return a small class model as ComfyUI's loader makes it."""
     config = settings(tiny_latte_config(variant=variant), "latte", torch.float32)
-    made = part("class_model").LatteClassConfig(config).get_model({})
+    made = part("model.latte").LatteClassConfig(config).get_model({})
     made.diffusion_model.load_state_dict(tiny_latte(variant=variant).state_dict())
     return made
 
@@ -127,7 +127,7 @@ def test_call_of_full_size_launches_what_the_core_does(part: Part, with_kernels:
     core = found.count_ours(20, kernels=with_kernels).counts()
     config = settings(found.LATTE_1, "latte_t2v", found.DTYPE)
     with torch.device("meta"):
-        model = part("model").LatteConfig(config).get_model({})
+        model = part("model.t2v").LatteConfig(config).get_model({})
     with fake_cuda(meta=True) as card:
         model.to("cuda")
         kernels = model.diffusion_model.kernels

@@ -18,11 +18,11 @@ from latte_test_support.card_runs import (
     require_quiet,
     waits_of,
 )
-from latte_test_support.tiny_pipeline import PROMPT, SMALL
+from latte_test_support.tiny.pipeline import PROMPT, SMALL
 
-from latte_core.class_pipeline import ClassPipeline
 from latte_core.memory import PRESETS
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.sampling import SAMPLER_NAMES
 
 pytestmark = [

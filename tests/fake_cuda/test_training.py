@@ -11,7 +11,7 @@ import pytest
 import torch
 from latte_fake_cuda import Card, fake_cuda
 from latte_test_support.card_runs import distance, steps_of
-from latte_test_support.tiny_training import CLASS_MODEL, tiny_config, write_set
+from latte_test_support.tiny.training import CLASS_MODEL, tiny_config, write_set
 
 from latte_core.checkpoint import read_tensors
 from latte_core.training.run import train

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from latte_test_support.comfy_stand_in import StandIn
+from latte_test_support.comfy.stand_in import StandIn
 from latte_test_support.pack import load_pack
 from latte_test_support.training_nodes import PATIENCE
 
 from latte_core.cli.main import main as command_line
 from latte_core.data.prepare import PrepareSettings, prepare_set
-from latte_core.training.drawing import COLORS, SHAPES
+from latte_core.starter.drawing import COLORS, SHAPES
 
 CLASS_NAMES = [f"{color} {shape}" for color in COLORS for shape in SHAPES]
 
@@ -29,7 +29,7 @@ def class_starter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (folder / "transformer").mkdir(parents=True)
     (folder / "transformer" / "config.json").write_text("{}", encoding="utf-8")
     (folder / "classes.json").write_text(json.dumps(CLASS_NAMES), encoding="utf-8")
-    paths = importlib.import_module(f"{load_pack().__name__}.nodes.host.paths")
+    paths = importlib.import_module(f"{load_pack().__name__}.nodes.host.base.paths")
     monkeypatch.setattr(paths, "CLASS_STARTER_FOLDER", folder)
     return folder
 

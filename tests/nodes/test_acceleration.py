@@ -80,6 +80,6 @@ def test_a_schedule_beside_another_policy_is_refused(
 ) -> None:
     file = tmp_path / "steps.json"
     file.write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(part("nodes.host.paths"), "schedule_files", lambda: {file.name: file})
+    monkeypatch.setattr(part("nodes.host.base.paths"), "schedule_files", lambda: {file.name: file})
     with pytest.raises(part("latte_core.errors").IncompatibleInputsError, match="policy pab"):
         settings(schedule=file.name, policy="pab")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.pack import load_pack
-from latte_test_support.tiny_latte import NO_CLASSES, TEXT, tiny_latte_config, tiny_latte_weights
+from latte_test_support.tiny.latte import NO_CLASSES, TEXT, tiny_latte_config, tiny_latte_weights
 
 PACK = load_pack()
 NAMES = ["red circle", "blue circle", "red square", "blue square", "green square"]
@@ -31,7 +31,7 @@ def call(node: str, **inputs: Any) -> tuple[Any, ...]:
 
 def config(**changes: Any) -> Any:
     """Return the pack's own config of a tiny model."""
-    return part("latte_core.latte_config").LatteConfig.from_dict(tiny_latte_config(**changes))
+    return part("latte_core.config.latte").LatteConfig.from_dict(tiny_latte_config(**changes))
 
 
 def class_widget() -> tuple[list[str], dict[str, Any]]:
@@ -41,7 +41,7 @@ def class_widget() -> tuple[list[str], dict[str, Any]]:
 
 def test_ucf101_is_listed_in_the_order_of_its_labels() -> None:
     names, _ = class_widget()
-    ucf101 = part("latte_core.ucf101").UCF101_CLASSES
+    ucf101 = part("latte_core.config.ucf101").UCF101_CLASSES
     assert names[:101] == list(ucf101)
     assert names.index("Playing Guitar") == 62
     assert names.index("Hammer Throw") + 1 == names.index("Hammering")
@@ -66,7 +66,7 @@ def test_names_that_cannot_be_read_are_left_out(class_starter: Path, content: st
 
 def test_a_pack_without_class_starter_offers_none(class_starter: Path) -> None:
     (class_starter / "transformer" / "config.json").unlink()
-    paths = part("nodes.host.paths")
+    paths = part("nodes.host.base.paths")
     assert paths.options("diffusion_models") == ["starter"]
     error = part("latte_core.errors").InvalidInputError
     with pytest.raises(error, match="class_starter"):
@@ -75,7 +75,7 @@ def test_a_pack_without_class_starter_offers_none(class_starter: Path) -> None:
 
 @pytest.mark.parametrize("category", ["vae", "text_encoders"])
 def test_the_class_starter_is_a_transformer_alone(category: str) -> None:
-    paths = part("nodes.host.paths")
+    paths = part("nodes.host.base.paths")
     assert paths.options(category) == ["starter"]
     with pytest.raises(part("latte_core.errors").InvalidInputError, match="none of the 0 files"):
         paths.locate("class-starter", category, "widget")
@@ -104,7 +104,7 @@ def test_numbers_that_are_no_class_are_refused(number: Any) -> None:
 
 def find(label: int | str, names: list[str], **changes: Any) -> int:
     """Return the label that a conditioning means."""
-    conditions = part("nodes.host.conditions")
+    conditions = part("nodes.host.base.conditions")
     options = conditions.class_conditioning(label)[0][1]
     return conditions.find_label(config(**changes), names, options, "positive", "Latte Sampler")
 
@@ -148,8 +148,8 @@ NODES = {"t2v": "Latte Text Encode", "class": "Latte Class Label", "none": "Latt
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("model", RIGHT)
 def test_only_what_a_model_reads_may_arrive(model: str, given: str, socket: str) -> None:
-    conditions = part("nodes.host.conditions")
-    of_text = part("latte_core.config").LatteT2VConfig()
+    conditions = part("nodes.host.base.conditions")
+    of_text = part("latte_core.config.t2v").LatteT2VConfig()
     settings = of_text if model == "t2v" else config(**MODELS[model])
     if RIGHT[model] == given:
         conditions.check_kind(settings, GIVEN[given], socket, "KSampler")
@@ -161,7 +161,7 @@ def test_only_what_a_model_reads_may_arrive(model: str, given: str, socket: str)
 
 
 def test_no_condition_means_any_class_where_there_is_one() -> None:
-    conditions = part("nodes.host.conditions")
+    conditions = part("nodes.host.base.conditions")
     conditions.check_kind(config(), GIVEN["nothing"], "positive", "KSampler")
     found = conditions.find_label(config(), [], GIVEN["nothing"], "positive", "KSampler")
     assert found == config().null_class
@@ -181,19 +181,19 @@ def test_no_condition_means_any_class_where_there_is_one() -> None:
     ],
 )
 def test_detection_reads_models_without_text(changes: dict[str, Any], prefix: str) -> None:
-    detection = part("nodes.host.detection")
+    detection = part("nodes.host.base.detection")
     expected = config(**changes)
     weights = tiny_latte_weights(prefix=prefix, **changes)
     found = detection.detect(weights, prefix, {"config": json.dumps(expected.to_dict())})
     assert found["image_model"] == "latte"
     assert "num_res_blocks" not in found
-    kind = part("latte_core.latte_config").LatteConfig
+    kind = part("latte_core.config.latte").LatteConfig
     assert detection.config_from_settings(found, kind) == expected
     detection.check_complete(tiny_latte_weights(**changes), expected)
 
 
 def test_names_of_classes_travel_with_the_config() -> None:
-    detection = part("nodes.host.detection")
+    detection = part("nodes.host.base.detection")
     weights: dict[str, Any] = dict(tiny_latte_weights())
     assert not detection.can_guess(config(), weights, NAMES)
     weights["latte_config"] = detection.config_to_tensor(config(), NAMES)
@@ -203,19 +203,19 @@ def test_names_of_classes_travel_with_the_config() -> None:
 
 
 def test_released_files_need_no_config() -> None:
-    detection = part("nodes.host.detection")
+    detection = part("nodes.host.base.detection")
     weights = tiny_latte_weights(**UCF_WIDTH)
     found = detection.detect(weights)
     assert found["num_heads"] == 6
     assert found["class_names"][100] == "Yo Yo"
-    kind = part("latte_core.latte_config").LatteConfig
+    kind = part("latte_core.config.latte").LatteConfig
     expected = detection.config_from_settings(found, kind)
     assert detection.can_guess(expected, weights, found["class_names"])
     assert not detection.can_guess(expected, weights, [str(n) for n in range(101)])
 
 
 def test_an_incomplete_class_model_is_refused_by_name() -> None:
-    detection = part("nodes.host.detection")
+    detection = part("nodes.host.base.detection")
     weights = tiny_latte_weights()
     del weights["blocks.3.mlp.fc2.bias"]
     error = part("latte_core.errors").WeightMismatchError
@@ -236,7 +236,7 @@ def test_an_incomplete_class_model_is_refused_by_name() -> None:
 def test_sizes_between_patches_name_the_nearest(
     changes: dict[str, Any], shape: tuple[int, ...], words: list[str]
 ) -> None:
-    check = part("nodes.host.sockets").check_latent_size
+    check = part("nodes.host.base.sockets").check_latent_size
     with pytest.raises(part("latte_core.errors").InvalidInputError) as caught:
         check(torch.zeros(shape), "latent_image", config(**changes), "Latte Sampler")
     words = [*words, '"latent_image" input of Latte Sampler']
@@ -247,5 +247,5 @@ def test_sizes_between_patches_name_the_nearest(
     ("changes", "shape"), [({"patch_size": 8}, (3, 4, 8, 16)), ({"tubelet_size": 3}, (6, 4, 8, 8))]
 )
 def test_whole_patches_and_tubelets_pass(changes: dict[str, Any], shape: tuple[int, ...]) -> None:
-    check = part("nodes.host.sockets").check_latent_size
+    check = part("nodes.host.base.sockets").check_latent_size
     check(torch.zeros(shape), "latent_image", config(**changes), "Latte Sampler")

@@ -104,7 +104,7 @@ def make_host(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Host, Deco
         host = Host(free, most)
         for name, module in host.modules().items():
             monkeypatch.setitem(sys.modules, name, module)
-        name = f"{load_pack().__name__}.nodes.host.decode"
+        name = f"{load_pack().__name__}.nodes.host.vae.decode"
         monkeypatch.delitem(sys.modules, name, raising=False)
         module = importlib.import_module(name)
         monkeypatch.delitem(sys.modules, name)

@@ -59,15 +59,15 @@ def test_empty_latent_explains_what_it_cannot_make(
 
 
 def test_a_missing_starter_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    paths = part("nodes.host.paths")
+    paths = part("nodes.host.base.paths")
     monkeypatch.setattr(paths, "STARTER_FOLDER", tmp_path)
     with pytest.raises(part("latte_core.errors").InvalidInputError, match="Install the pack again"):
         paths.locate("starter", "diffusion_models", "model_name")
 
 
 def test_config_survives_as_a_tensor() -> None:
-    detection = part("nodes.host.detection")
-    config_class = part("latte_core.config").LatteT2VConfig
+    detection = part("nodes.host.base.detection")
+    config_class = part("latte_core.config.t2v").LatteT2VConfig
     config = config_class(
         num_layers=3, num_attention_heads=5, attention_head_dim=32, cross_attention_dim=160
     )
@@ -78,7 +78,7 @@ def test_config_survives_as_a_tensor() -> None:
 
 def tiny_weights(config: Any, prefix: str = "") -> dict[str, torch.Tensor]:
     """Return weights of a Latte on the meta device."""
-    model_class = part("latte_core.model.latte_t2v").LatteT2V
+    model_class = part("latte_core.model.t2v.transformer").LatteT2V
     with torch.device("meta"):
         weights = model_class(config).state_dict()
     return {prefix + name: value for name, value in weights.items()}
@@ -86,9 +86,9 @@ def tiny_weights(config: Any, prefix: str = "") -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
 def test_detection_reads_names_and_sizes(prefix: str) -> None:
-    config = part("latte_core.config").LatteT2VConfig(num_layers=2)
+    config = part("latte_core.config.t2v").LatteT2VConfig(num_layers=2)
     weights = tiny_weights(config, prefix)
-    found = part("nodes.host.detection").detect(weights, prefix)
+    found = part("nodes.host.base.detection").detect(weights, prefix)
     assert found["image_model"] == "latte_t2v"
     assert found["num_layers"] == 2
     assert found["num_attention_heads"] == 16
@@ -107,12 +107,12 @@ def test_detection_reads_names_and_sizes(prefix: str) -> None:
 )
 def test_detection_leaves_other_models_alone(names: list[str]) -> None:
     weights = {name: torch.empty(4, 4, device="meta") for name in names}
-    assert part("nodes.host.detection").detect(weights) is None
+    assert part("nodes.host.base.detection").detect(weights) is None
 
 
 def test_an_incomplete_file_is_refused_by_name() -> None:
-    detection = part("nodes.host.detection")
-    config = part("latte_core.config").LatteT2VConfig(num_layers=1)
+    detection = part("nodes.host.base.detection")
+    config = part("latte_core.config.t2v").LatteT2VConfig(num_layers=1)
     weights = tiny_weights(config)
     detection.check_complete(weights, config)
     del weights["proj_out.bias"]

@@ -19,11 +19,11 @@ def part(name: str) -> Any:
     return importlib.import_module(f"{PACK.__name__}.{name}")
 
 
-SHIPPED = part("nodes.host.shipped")
+SHIPPED = part("nodes.host.base.shipped")
 FILES = part("latte_core.acceleration.schedule_file")
 SETTINGS = part("latte_core.acceleration.settings")
-TEXT = part("latte_core.config").LatteT2VConfig()
-CLASSES = part("latte_core.latte_config").LatteConfig()
+TEXT = part("latte_core.config.t2v").LatteT2VConfig()
+CLASSES = part("latte_core.config.latte").LatteConfig()
 STEPS = 10
 OWN = SETTINGS.CacheSettings()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support.comfy_stand_in import StandIn
+from latte_test_support.comfy.stand_in import StandIn
 from latte_test_support.training_nodes import (
     NODES,
     STARTER,
@@ -26,7 +26,7 @@ NAMES = [
 
 @pytest.mark.parametrize("text", NAMES)
 def test_every_name_becomes_one_folder_among_the_runs(text: str, host: StandIn) -> None:
-    folders = part("nodes.host.training_folders")
+    folders = part("nodes.host.training.folders")
     folder = folders.run_folder(text)
     assert folder.parent == Path(host.folder("output")) / "latte_training"
     assert folders.safe_name(folder.name) == folder.name, "a name stays as it is"
@@ -46,20 +46,20 @@ def test_every_name_becomes_one_folder_among_the_runs(text: str, host: StandIn) 
     ],
 )
 def test_usual_names_are_kept_and_others_say_what_they_were(text: str, expected: str) -> None:
-    assert part("nodes.host.training_folders").safe_name(text) == expected
+    assert part("nodes.host.training.folders").safe_name(text) == expected
 
 
 @pytest.mark.parametrize("value", [None, 3, ["run"], b"run"])
 def test_a_name_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises(refusal(), match="must be text"):
-        part("nodes.host.training_folders").safe_name(value)
+        part("nodes.host.training.folders").safe_name(value)
 
 
 def test_a_run_that_is_a_link_to_elsewhere_is_refused(host: StandIn, tmp_path: Path) -> None:
     runs = Path(host.folder("output/latte_training"))
     (runs / "run").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(refusal(), match="leads out"):
-        part("nodes.host.training_folders").run_folder("run")
+        part("nodes.host.training.folders").run_folder("run")
 
 
 @pytest.mark.parametrize("node", ["LatteTrainingStatus", "LatteStopTraining"])
@@ -125,11 +125,11 @@ def test_watching_and_stopping_check_their_widgets(
 
 def config_of(widgets: dict[str, Any]) -> dict[str, Any]:
     """Return the training config of these widgets, checked as the training checks it."""
-    cls = part("nodes.host.training_settings").TrainSettings
+    cls = part("nodes.host.training.settings").TrainSettings
     groups = NODES["LatteTrain"].INPUT_TYPES().values()
     defaults = {name: one[1].get("default") for group in groups for name, one in group.items()}
-    folder = part("nodes.host.training_folders").run_folder(widgets["run_name"])
-    values = part("nodes.host.training_settings").config_values(
+    folder = part("nodes.host.training.folders").run_folder(widgets["run_name"])
+    values = part("nodes.host.training.settings").config_values(
         cls(**{**defaults, **widgets}), folder, "bfloat16"
     )
     return part("latte_core.training.train_config").TrainConfig.from_dict(values).to_dict()

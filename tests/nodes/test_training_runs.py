@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from latte_test_support import comfy_stand_in
-from latte_test_support.comfy_stand_in import Interrupted, StandIn
+from latte_test_support.comfy import stand_in as comfy_stand_in
+from latte_test_support.comfy.stand_in import Interrupted, StandIn
 from latte_test_support.pack import ROOT
 from latte_test_support.training_nodes import (
     PATIENCE,
@@ -25,8 +25,8 @@ from latte_test_support.training_nodes import (
     wait_until,
 )
 
-from latte_core.checkpoint.lora_writer import read_card
-from latte_core.checkpoint.reader import read_header
+from latte_core.checkpoint.lora.writer import read_card
+from latte_core.checkpoint.reading.reader import read_header
 from latte_core.training.run_folder import RunFolder
 
 FOREVER = 1_000_000  # updates
@@ -81,7 +81,7 @@ def test_a_training_is_stopped_with_a_model_and_goes_on_later(trained: StandIn) 
     with pytest.raises(Interrupted):
         call("LatteTrainingStatus", run="run", wait="until finished")
     trained.is_cancelled = False
-    assert part("nodes.host.training").look(trained.base / "output/latte_training/run").is_alive
+    assert part("nodes.host.training.run").look(trained.base / "output/latte_training/run").is_alive
 
     (text,) = call("LatteStopTraining", run="run", seconds=PATIENCE)["result"]
 
@@ -90,8 +90,8 @@ def test_a_training_is_stopped_with_a_model_and_goes_on_later(trained: StandIn) 
     assert "models/diffusion_models" in text
     path = Path(trained.full_path("diffusion_models", "latte/run.safetensors"))
     assert path.parents[1].name == "diffusion_models"
-    found = part("latte_core.checkpoint.identify").identify(path)
-    assert found.family is part("latte_core.checkpoint.families").Family.LATTE_T2V
+    found = part("latte_core.checkpoint.recognition.identify").identify(path)
+    assert found.family is part("latte_core.checkpoint.recognition.families").Family.LATTE_T2V
     assert call("LatteStopTraining", run="run")["result"] == (text,), "there is nothing to stop"
 
     call("LatteTrain", **{**widgets, "steps": made + 1})
@@ -111,7 +111,7 @@ def test_a_failed_training_is_told_once_and_then_tried_again(trained: StandIn) -
     assert trained.unloaded == 1
     call("LatteTrain", **widgets)
     assert trained.unloaded == 2
-    thread = part("nodes.host.training_process").find_process(
+    thread = part("nodes.host.training.process").find_process(
         trained.base / "output/latte_training/run"
     )
     thread.join(PATIENCE)
@@ -138,7 +138,8 @@ def test_a_training_ends_with_a_checkpoint_when_its_comfyui_is_killed(trained: S
     folder = RunFolder(trained.base / "output" / "latte_training" / "run")
     assert folder.steps()[-1] == folder.status()["step"] > 0
     wait_until(
-        lambda: not part("nodes.host.training").look(folder.path).is_alive, "the end of its process"
+        lambda: not part("nodes.host.training.run").look(folder.path).is_alive,
+        "the end of its process",
     )
     text = call("LatteTrainingStatus", run="run")["result"][2]
     assert "run is stopped after" in text and "models/loras" in text
@@ -150,7 +151,7 @@ def test_the_program_starts_from_odd_folders_and_from_a_python_that_looks_nowher
     odd = tmp_path / "latt\u00e9 v1.0 \u89c6\u9891"
     skip = shutil.ignore_patterns("__pycache__", "assets")
     shutil.copytree(ROOT / "latte_core", odd / "latte_core", ignore=skip)
-    start = part("nodes.host.training_process").START
+    start = part("nodes.host.training.process").START
     command = [sys.executable, "-I", "-X", "utf8", "-c", start, str(odd), "train", "--help"]
     done = subprocess.run(command, capture_output=True, cwd=odd, check=False, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr.decode()

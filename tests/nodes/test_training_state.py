@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.comfy_stand_in import StandIn
+from latte_test_support.comfy.stand_in import StandIn
 from latte_test_support.training_nodes import STARTER, needs_starter, part, wait_until
 
 from latte_core.video import write_image
@@ -53,7 +53,7 @@ def test_the_state_of_a_run_is_read_from_its_files(name: str, host: StandIn) -> 
     if launch is not None:
         made = {"pid": GONE, "time": NOW - 1, "code": None, "is_told": False, **launch}
         (folder / "launch.json").write_text(json.dumps(made), encoding="utf-8")
-    training = part("nodes.host.training")
+    training = part("nodes.host.training.run")
     view = training.look(folder)
     assert (view.state, view.is_alive) == (state, False)
     assert words in training.sentence(view)
@@ -61,7 +61,7 @@ def test_the_state_of_a_run_is_read_from_its_files(name: str, host: StandIn) -> 
 
 def test_a_process_without_last_words_is_told_by_its_code(host: StandIn) -> None:
     folder = Path(host.folder("run"))
-    last_words = part("nodes.host.training_process").last_words
+    last_words = part("nodes.host.training.process").last_words
     assert last_words(folder, -9) == "its process ended with code -9."
     (folder / "train.log").write_text("x" * 9000 + "\nSegmentation fault\n", encoding="utf-8")
     assert last_words(folder, -11).endswith("The last line of train.log: Segmentation fault")
@@ -72,12 +72,12 @@ def test_a_process_without_last_words_is_told_by_its_code(host: StandIn) -> None
     [(None, ""), (89, "about 89 s"), (120, "about 2 minutes"), (9000, "about 2.5 hours")],
 )
 def test_time_is_told_in_fitting_units(seconds: float | None, expected: str) -> None:
-    assert expected in part("nodes.host.training").time_left(seconds)
+    assert expected in part("nodes.host.training.run").time_left(seconds)
 
 
 def test_a_process_is_known_by_number_age_and_command() -> None:
     pytest.importorskip("psutil", reason="psutil is not installed; ComfyUI brings it along")
-    is_training = part("nodes.host.training_process").is_training
+    is_training = part("nodes.host.training.process").is_training
     command = [sys.executable, "-c", "input()", "latte_core"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         now = time.time()
@@ -93,7 +93,7 @@ def test_a_process_is_known_by_number_age_and_command() -> None:
 def test_weights_are_copied_once_and_again_when_they_changed(
     host: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    copy = part("nodes.host.training_files").copy_weights
+    copy = part("nodes.host.training.files").copy_weights
     first, second = (STARTER / name for name in ("vae", "transformer"))
     target = tmp_path / "shelf" / "latte" / "run.safetensors"
     name = "diffusion_pytorch_model.safetensors"
@@ -115,11 +115,11 @@ def test_weights_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
     source = STARTER / "transformer" / "diffusion_pytorch_model.safetensors"
     (tmp_path / "latte").write_text("a file where a folder is needed", encoding="utf-8")
     with pytest.raises(part("latte_core.errors").CheckpointError, match="was not written"):
-        part("nodes.host.training_files").copy_weights(source, tmp_path / "latte" / "x.safetensors")
+        part("nodes.host.training.files").copy_weights(source, tmp_path / "latte" / "x.safetensors")
 
 
 def test_each_new_picture_is_previewed_once(host: StandIn) -> None:
-    training, files = part("nodes.host.training"), part("nodes.host.training_files")
+    training, files = part("nodes.host.training.run"), part("nodes.host.training.files")
     folder = Path(host.folder("output/latte_training/run"))
     preview = files.NewestPicture()
     assert preview(training.look(folder)) is None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.malformed import FAMILY_NAMES, torch_bytes, write_hollow
-from latte_test_support.tiny_t2v import tiny_config, tiny_model, tiny_weights
+from latte_test_support.tiny.t2v import tiny_config, tiny_model, tiny_weights
 from latte_test_support.whole_files import put, whole_file
 
 from latte_core.checkpoint import (
@@ -27,9 +27,9 @@ from latte_core.checkpoint import (
     sniff,
     write_safetensors,
 )
-from latte_core.checkpoint import reader as reader_module
-from latte_core.checkpoint.layout import t2v_layout
-from latte_core.config import LatteT2VConfig
+from latte_core.checkpoint.reading import reader as reader_module
+from latte_core.checkpoint.recognition.layout import t2v_layout
+from latte_core.config.t2v import LatteT2VConfig
 from latte_core.errors import (
     CheckpointError,
     CorruptCheckpointError,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_pipeline import write_tiny_latte
+from latte_test_support.tiny.pipeline import write_tiny_latte
 
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.sampling import (
     SAMPLER_NAMES,
     guided_in_one_batch,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_pipeline import write_tiny_latte
+from latte_test_support.tiny.pipeline import write_tiny_latte
 from torch import Tensor
 
 from latte_core.errors import NonFiniteError
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.types import StepInfo
 from latte_core.video import write_video
 

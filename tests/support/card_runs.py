@@ -12,11 +12,11 @@ from latte_fake_cuda import Card, StepRow, fake_cuda
 from torch import Tensor
 
 from latte_core.acceleration.settings import parse_cache
-from latte_core.class_pipeline import ClassPipeline
-from latte_core.pipeline import Pipeline
-from latte_core.pipeline_run import PipelineResult
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.run import PipelineResult
+from latte_core.pipelines.text.pipeline import Pipeline
 
-from .tiny_pipeline import PROMPT, SMALL
+from .tiny.pipeline import PROMPT, SMALL
 
 STEPS = 4  # the fewest that every sampler takes
 GB = 10**9

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latte_core.latte_config import LatteConfig
-from latte_core.model.latte import Latte
+from latte_core.config.latte import LatteConfig
+from latte_core.model.latte.transformer import Latte
 
 from .latte_formula import formula
-from .tiny_latte import tiny_latte_config
+from .tiny.latte import tiny_latte_config
 
 TIMES = (3.0, 700.0, 999.0)
 

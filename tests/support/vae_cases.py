@@ -11,7 +11,7 @@ from torch import Tensor
 
 from latte_core.vae.frames import VideoVAE
 
-from . import tiny_vae
+from .tiny import vae as tiny_vae
 
 BOTH = pytest.mark.parametrize("temporal", [False, True], ids=["image", "temporal"])
 # float32 convolutions of other batch sizes round differently; frames lie in [0, 1]

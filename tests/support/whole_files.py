@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .malformed import small_safetensors, torch_bytes
-from .tiny_t2v import tiny_config
+from .tiny.t2v import tiny_config
 
 WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}
 

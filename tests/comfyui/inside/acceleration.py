@@ -75,7 +75,7 @@ def core_sample(
     stage: Stage, settings: Any, cfg: float, seed: int, steps: int
 ) -> tuple[torch.Tensor, Any]:
     """Run latte_core's loop with its own cache, as its Pipeline does: (F, 4, h, w) and report."""
-    core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
+    core = stage.part("latte_core.checkpoint.loading.loader").load_transformer(STARTER)
     noise = stage.part("latte_core.sampling.noise")
     guidance = stage.part("latte_core.sampling.guidance")
     text = torch.cat([stage.negative[0][0], stage.positive[0][0]])
@@ -142,19 +142,19 @@ def check_room_is_made_for_what_attention_broadcast_keeps(stage: Stage) -> None:
         asked.append(num_bytes)
 
     run: dict[str, Any] = {"steps": 2, "latent_image": stage.latent(frames=6)}
-    with patch.object(stage.part("nodes.host.acceleration"), "make_room", note):
+    with patch.object(stage.part("nodes.host.run.acceleration"), "make_room", note):
         for given in POLICIES:
             stage.latte_sampler(accelerated(stage, **given), **run)
     config = stage.model.model.diffusion_model.config
     tokens = 2 * 6 * (8 // config.patch_size) ** 2
-    itemsize = stage.part("nodes.host.precision").compute_dtype(stage.model).itemsize
+    itemsize = stage.part("nodes.host.run.precision").compute_dtype(stage.model).itemsize
     expect(asked == [3 * config.num_layers * config.hidden_size * tokens * itemsize], asked)
 
 
 def check_other_models_leave_for_what_a_run_keeps(stage: Stage) -> None:
     import comfy.model_management as management  # `host` makes it known
 
-    make_room, needs = stage.part("nodes.host.memory").make_room, 10**6
+    make_room, needs = stage.part("nodes.host.base.memory").make_room, 10**6
     asked: list[float] = []
 
     def free_memory(needed: float, *_: Any, keep_loaded: Any) -> list[Any]:
@@ -293,7 +293,7 @@ def check_nothing_is_left_after_cancel(stage: Stage) -> None:
     expect(0 < heard.counts()[0][1] < STEPS, heard.texts)
     expect(torch.equal(stage.ksampler(model, steps=STEPS), expected), "the next run differs")
     options = model.model_options["transformer_options"]
-    key = stage.part("nodes.host.hooks").RUN_CACHE
+    key = stage.part("nodes.host.base.hooks").RUN_CACHE
     expect(key not in options and key not in stage.model.model_options, options)
 
 

@@ -160,7 +160,7 @@ def check_files_in_the_wrong_loader_are_named(stage: Stage) -> None:
 
 
 def check_umt5_and_clip_are_refused_by_name(stage: Stage) -> None:
-    encoder = stage.part("nodes.host.text")
+    encoder = stage.part("nodes.host.text.encode")
     no_t5 = SimpleNamespace(cond_stage_model=SimpleNamespace(), tokenizer=SimpleNamespace())
     expect_error("IncompatibleInputsError", ["clip", "T5"], lambda: encoder.find_t5(no_t5))
     import comfy.ops

@@ -55,12 +55,12 @@ def measured_by(module: Any) -> Iterator[list[dict[tuple[int, int], float]]]:
 
 def core_calibration(stage: Stage, **changes: Any) -> tuple[Any, dict[tuple[int, int], float]]:
     """Calibrate as the command line does: the file, and the edges."""
-    core = stage.part("latte_core.calibration")
-    pipeline = stage.part("latte_core.pipeline").Pipeline.from_pretrained(STARTER)
+    core = stage.part("latte_core.pipelines.calibration.calibration")
+    pipeline = stage.part("latte_core.pipelines.text.pipeline").Pipeline.from_pretrained(STARTER)
     size = {"num_frames": 4, "height": 64, "width": 64}
     plan = stage.part("latte_core.acceleration.calibrate").CalibrationPlan(**changes)
     run = core.CalibrationRun(steps=str(STEPS), guidance_scale=4.0, seed=7, plan=plan, **size)
-    subjects = stage.part("latte_core.calibration_subjects")
+    subjects = stage.part("latte_core.pipelines.calibration.subjects")
     with measured_by(core) as kept:
         made = subjects.calibrate_text(pipeline, [PROMPT], run, negative_prompt="red")
     return made, kept[0]
@@ -68,7 +68,7 @@ def core_calibration(stage: Stage, **changes: Any) -> tuple[Any, dict[tuple[int,
 
 def check_calibration_equals_latte_core(stage: Stage) -> dict[str, float]:
     host, file = (
-        stage.part("nodes.host.calibration"),
+        stage.part("nodes.host.run.calibration"),
         stage.part("latte_core.acceleration.schedule_file"),
     )
     worst: dict[str, float] = {}
@@ -107,7 +107,7 @@ def check_the_calibrated_model_is_accelerated(stage: Stage) -> None:
 
 
 def check_calibration_of_an_accelerated_model_is_that_of_the_plain_one(stage: Stage) -> None:
-    host = stage.part("nodes.host.calibration")
+    host = stage.part("nodes.host.run.calibration")
     fast = stage.call("LatteAccelerate", model=stage.model, mode="fast")[0]
     with measured_by(host) as kept:
         calibrated(stage, "plain", max_skip=2)
@@ -121,7 +121,7 @@ def check_calibration_of_an_accelerated_model_is_that_of_the_plain_one(stage: St
 
 def check_block_patches_are_part_of_what_is_measured(stage: Stage) -> None:
     """A patch that changes nothing changes no edge; one that does changes them."""
-    host = stage.part("nodes.host.calibration")
+    host = stage.part("nodes.host.run.calibration")
     calls: list[float] = []
 
     def patched(factor: float) -> Any:
@@ -207,7 +207,7 @@ def check_class_models_are_calibrated(stage: Stage) -> None:
 
 def check_schedules_that_models_came_with_are_listed(stage: Stage) -> None:
     paths, part = (
-        stage.part("nodes.host.paths"),
+        stage.part("nodes.host.base.paths"),
         stage.part("latte_core.acceleration.schedule_file"),
     )
     _, name, _ = calibrated(stage, "shipped", max_skip=2)

@@ -99,7 +99,7 @@ def check_unclear_files_are_refused_by_both_loaders(stage: Stage) -> None:
 
 
 def check_class_model_without_registration(stage: Stage) -> None:
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     expected = stage.ksampler(load(stage), **label(stage), latent_image=empty(stage))
     registration.unregister()
     try:
@@ -269,7 +269,7 @@ def check_class_models_can_be_copied_for_other_devices(stage: Stage) -> None:
 
 
 def check_the_class_starter_is_offered_where_it_is(stage: Stage) -> None:
-    paths = stage.part("nodes.host.paths")
+    paths = stage.part("nodes.host.base.paths")
     before = paths.CLASS_STARTER_FOLDER
     folder = Path(folder_paths.get_output_directory())
     try:

@@ -153,7 +153,7 @@ def check_stock_euler_agrees_on_class_models(stage: Stage) -> float:
 
 def text_reference(stage: Stage, sampler: str, steps: int, cfg: float, **run: Any) -> torch.Tensor:
     """Run latte_core's loop for text-to-video on the stage's text; (F, 4, h, w)."""
-    core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
+    core = stage.part("latte_core.checkpoint.loading.loader").load_transformer(STARTER)
     noise_part = stage.part("latte_core.sampling.noise")
     order, switch = run.get("order", "comfyui"), run.get("temporal", True)
     text = torch.cat([stage.negative[0][0], stage.positive[0][0]])
@@ -211,7 +211,7 @@ def check_denoise_is_the_end_of_a_longer_run(stage: Stage) -> None:
     for method in ("ddim", "ddpm"):
         little = ours(stage, "class", latent_image=start, denoise=0.01, steps=1, method=method)
         expect(relative(little, start["samples"]) < 0.3, method)
-    sampling = stage.part("nodes.host.sampling")
+    sampling = stage.part("nodes.host.run.sampling")
     config = core_model(stage).config
     expect(sampling.latte_timesteps(config, 2, 0.5) == (333, 0))
     expect(sampling.latte_timesteps(config, 9, 0.5, "4") == (333, 0))

@@ -22,7 +22,7 @@ def module_of(model: Any) -> Any:
 
 def compiled(stage: Stage, model: Any = None, backend: str = EAGER) -> Any:
     """Put Latte Compile behind a model, with a fresh start for its graphs."""
-    part = stage.part("nodes.host.compile")
+    part = stage.part("nodes.host.run.compile")
     model = stage.model if model is None else model
     vars(module_of(model)).pop(part.COMPILERS, None)
     return part.compile_blocks(model, backend=backend)
@@ -30,7 +30,7 @@ def compiled(stage: Stage, model: Any = None, backend: str = EAGER) -> Any:
 
 def report(stage: Stage, model: Any, backend: str = EAGER) -> Any:
     """Return what was compiled for a model."""
-    known = vars(module_of(model))[stage.part("nodes.host.compile").COMPILERS]
+    known = vars(module_of(model))[stage.part("nodes.host.run.compile").COMPILERS]
     return known[False, backend].report()
 
 
@@ -52,7 +52,7 @@ def check_compiled_blocks_make_the_same_video(stage: Stage) -> str:
 
 
 def check_node_compiles_and_takes_it_off_again(stage: Stage) -> None:
-    kind = stage.part("nodes.host.compile").KEY
+    kind = stage.part("nodes.host.run.compile").KEY
     on = stage.call("LatteCompile", model=stage.model, mode="default")[0]
     expect(on.get_wrappers("apply_model", kind))
     off = stage.call("LatteCompile", model=on, mode="off")[0]
@@ -75,7 +75,9 @@ def check_lora_and_new_prompts_need_no_new_graphs(stage: Stage) -> None:
     expect(counts == [2], counts)
     lora = with_lora(stage.model, 0.8)
     expected = stage.ksampler(lora)
-    again = stage.part("nodes.host.compile").compile_blocks(lora, backend=EAGER)  # the node re-run
+    again = stage.part("nodes.host.run.compile").compile_blocks(
+        lora, backend=EAGER
+    )  # the node re-run
     for prompt in ("red", "a green triangle moving left and a blue circle moving right"):
         positive, negative = stage.prompts(prompt)
         stage.ksampler(again, positive=positive, negative=negative)
@@ -155,7 +157,7 @@ def check_class_models_are_compiled(stage: Stage) -> None:
 def check_stock_compile_node_and_ours_replace_each_other(stage: Stage) -> str:
     if "TorchCompileModel" not in stage.stock:
         return "skipped: this ComfyUI has no TorchCompileModel"
-    kind = stage.part("nodes.host.compile").KEY
+    kind = stage.part("nodes.host.run.compile").KEY
     ours = stage.call("LatteCompile", model=stage.model, mode="default")[0]
     stock = stage.call("TorchCompileModel", model=ours, backend="inductor")[0]
     expect(len(stock.get_wrappers("apply_model", kind)) == 1)

@@ -17,7 +17,7 @@ FACTOR = 0.18215  # latents on sockets are unscaled
 
 def core_vae(stage: Stage) -> Any:
     """Return latte_core's VAE on the same weights."""
-    read = stage.part("latte_core.checkpoint.reader").read_tensors
+    read = stage.part("latte_core.checkpoint.reading.reader").read_tensors
     return stage.part("latte_core.vae.frames").VideoVAE.from_folder(
         STARTER / "vae_temporal_decoder", read=lambda path: dict(read(path).tensors)
     )

@@ -74,7 +74,7 @@ class Stage:
         self.stock = start_comfy().NODE_CLASS_MAPPINGS
         self.pack = load_pack()
         self.own = self.pack.NODE_CLASS_MAPPINGS
-        self.part("nodes.host.paths").STARTER_FOLDER = STARTER
+        self.part("nodes.host.base.paths").STARTER_FOLDER = STARTER
         self.model = self.call("LatteModelLoader", model_name="starter", weight_dtype="fp32")[0]
         self.clip = self.call("LatteTextEncoderLoader", encoder_name="starter", device="default")[0]
         self.vae = self.call("LatteVAELoader", vae_name="starter", kind="temporal")[0]

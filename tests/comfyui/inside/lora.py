@@ -19,14 +19,14 @@ ALL = ("attention", "cross_attention", "feed_forward")
 def starter(stage: Stage) -> Any:
     """Return the starter's transformer as a training run loads it."""
     with torch.inference_mode(mode=False):
-        load = stage.part("latte_core.checkpoint.loader").load_transformer
+        load = stage.part("latte_core.checkpoint.loading.loader").load_transformer
         return load(STARTER / "transformer")
 
 
 def write_file(stage: Stage, name: str, model: Any, **changes: Any) -> dict[str, torch.Tensor]:
     """Train nothing, but give adapters random numbers and write them; return them."""
-    lora = stage.part("latte_core.model.lora")
-    writer = stage.part("latte_core.checkpoint.lora_writer")
+    lora = stage.part("latte_core.model.weights.lora")
+    writer = stage.part("latte_core.checkpoint.lora.writer")
     settings = lora.LoraSettings(rank=RANK, alpha=ALPHA, targets=ALL, **changes)
     draws = torch.Generator().manual_seed(0)
     with torch.inference_mode(mode=False), torch.no_grad():
@@ -62,7 +62,7 @@ def require_exact(stage: Stage, model: Any, name: str, tensors: dict[str, torch.
 
 def merged_model(stage: Stage, core: Any, name: str) -> Any:
     """Merge a LoRA with latte_core, save all weights, and open them with the stock loader."""
-    reader = stage.part("latte_core.checkpoint.lora_reader")
+    reader = stage.part("latte_core.checkpoint.lora.reader")
     with torch.inference_mode(mode=False):
         reader.merge_lora_file(
             core, Path(folder_paths.get_folder_paths("loras")[0]) / name, STRENGTH

@@ -26,7 +26,7 @@ def check_stacked_conds_equal_single_calls(stage: Stage) -> None:
 
 
 def check_model_equals_latte_core(stage: Stage) -> None:
-    loader = stage.part("latte_core.checkpoint.loader")
+    loader = stage.part("latte_core.checkpoint.loading.loader")
     core = loader.load_transformer(STARTER)
     x, text = torch.randn(5, 4, 8, 10), torch.randn(1, 6, 128)
     ours = stage.noise_of(x, text)
@@ -36,8 +36,8 @@ def check_model_equals_latte_core(stage: Stage) -> None:
 
 
 def check_variance_goes_to_the_collector(stage: Stage) -> None:
-    collector = stage.part("nodes.host.hooks").VarianceCollector()
-    core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
+    collector = stage.part("nodes.host.base.hooks").VarianceCollector()
+    core = stage.part("latte_core.checkpoint.loading.loader").load_transformer(STARTER)
     x, text = torch.randn(5, 4, 8, 8), torch.randn(1, 6, 128)
     options = {"cond_or_uncond": [0], "latte_variance": collector}
     steps = torch.full((5,), 500.0)
@@ -102,7 +102,7 @@ def check_latte_scheduler_gives_leading_spacing(stage: Stage) -> None:
 
 def check_text_equals_latte_core(stage: Stage) -> None:
     encoder_class = stage.part("latte_core.text.t5").TextEncoder
-    read = stage.part("latte_core.checkpoint.reader").read_tensors
+    read = stage.part("latte_core.checkpoint.reading.reader").read_tensors
     core = encoder_class.from_folder(STARTER / "text_encoder", read=lambda path: read(path).tensors)
     pair = stage.part("latte_core.text.pair").encode_pair
     for prompt, negative in (("a red circle moving left", ""), ("", "blue"), ("x " * 300, "y")):
@@ -214,7 +214,7 @@ def check_svd_layout_file_loads_in_both_loaders(stage: Stage) -> None:
     import folder_paths
     import safetensors.torch
 
-    convert = stage.part("latte_core.checkpoint.adapters").temporal_vae_to_svd
+    convert = stage.part("latte_core.checkpoint.loading.adapters").temporal_vae_to_svd
     source = STARTER / "vae_temporal_decoder" / "diffusion_pytorch_model.safetensors"
     target = Path(folder_paths.get_folder_paths("vae")[0]) / "svd_layout.safetensors"
     weights = {k: v.contiguous() for k, v in convert(safetensors.torch.load_file(source)).items()}

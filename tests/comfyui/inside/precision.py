@@ -103,7 +103,7 @@ def check_precision_works_with_class_models(stage: Stage) -> None:
 
 
 def check_converted_files_open_in_the_stock_loader(stage: Stage) -> str:
-    convert = stage.part("latte_core.checkpoint.convert").convert
+    convert = stage.part("latte_core.checkpoint.conversion.convert").convert
     target = Path(folder_paths.get_folder_paths("diffusion_models")[0])
     exact, found = stage.ksampler(), {}
     for name in formats():
@@ -162,7 +162,7 @@ def check_precision_says_how_layers_multiply(stage: Stage) -> None:
 
 
 def check_sums_in_float16_last_for_a_run(stage: Stage) -> None:
-    part = stage.part("nodes.host.precision")
+    part = stage.part("nodes.host.run.precision")
     switches, seen = torch.backends.cuda.matmul, []
 
     def run(*_: Any, **__: Any) -> str:
@@ -195,7 +195,7 @@ def check_gguf_files_open_in_their_loader(stage: Stage) -> str:
     loader = gguf_loader()
     if loader is None:
         return "skipped: COMFYUI_GGUF_PATH names no ComfyUI-GGUF, or the package gguf is missing"
-    convert = stage.part("latte_core.checkpoint.convert").convert
+    convert = stage.part("latte_core.checkpoint.conversion.convert").convert
     target = Path(folder_paths.get_folder_paths("diffusion_models")[0])
     exact, found = stage.ksampler(), {}
     for kind, bound in (("Q8_0", 0.1), ("Q5_1", 0.3), ("F16", 1e-5)):  # stored in float16

@@ -38,7 +38,7 @@ def check_registering_twice_changes_nothing(stage: Stage) -> None:
     import comfy.lora_convert
     import comfy.model_detection
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     before = comfy.model_detection.detect_unet_config
     expect([names_in_list().count(name) for name in OURS] == [1, 1])
     registration.register()
@@ -53,7 +53,7 @@ def check_registering_twice_changes_nothing(stage: Stage) -> None:
 def check_unregistering_restores_comfyui(stage: Stage) -> None:
     import comfy.model_detection
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     try:
         expect(not set(OURS) & set(names_in_list()))
@@ -68,7 +68,7 @@ def check_unregistering_restores_comfyui(stage: Stage) -> None:
 def check_a_foreign_wrapper_on_top_survives(stage: Stage) -> None:
     import comfy.model_detection as detection
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     ours = detection.detect_unet_config
 
     @functools.wraps(ours)
@@ -90,7 +90,7 @@ def check_a_foreign_wrapper_on_top_survives(stage: Stage) -> None:
 def check_comfyuis_own_latte_wins(stage: Stage) -> None:
     import comfy.supported_models
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     theirs = type("Latte", (), {"__module__": "comfy.supported_models"})
     comfy.supported_models.models.append(theirs)
@@ -103,7 +103,7 @@ def check_comfyuis_own_latte_wins(stage: Stage) -> None:
 
 
 def check_the_switch_turns_it_off(stage: Stage) -> None:
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     os.environ["LATTE_NO_REGISTER"] = "1"
     try:
@@ -118,7 +118,7 @@ def check_a_failure_leaves_comfyui_as_it_was(stage: Stage) -> None:
     import comfy.lora_convert
     import comfy.model_detection
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     saved = comfy.lora_convert.convert_lora
     del comfy.lora_convert.convert_lora
@@ -136,7 +136,7 @@ def check_a_failure_leaves_comfyui_as_it_was(stage: Stage) -> None:
 def check_without_us_comfyui_takes_latte_for_something_else(stage: Stage) -> str:
     import folder_paths
 
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     target = Path(folder_paths.get_folder_paths("diffusion_models")[0]) / "stock.safetensors"
     shutil.copyfile(STARTER / "transformer" / "diffusion_pytorch_model.safetensors", target)
     registration.unregister()
@@ -189,7 +189,7 @@ def check_only_names_and_first_dimensions_are_read(stage: Stage) -> None:
         STARTER / "transformer" / "diffusion_pytorch_model.safetensors"
     )
     lazy = {name: Lazy(value.shape[0]) for name, value in weights.items()}
-    found = stage.part("nodes.host.detection").detect(
+    found = stage.part("nodes.host.base.detection").detect(
         lazy, "", {"config": (STARTER / "transformer" / "config.json").read_text()}
     )
     expect(found["num_layers"] == 4 and found["attention_head_dim"] == 32, found)

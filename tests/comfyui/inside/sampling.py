@@ -28,7 +28,7 @@ def custom_sample(stage: Stage, sampler: Any, steps: int, seed: int, cfg: float)
 
 def core_sample(stage: Stage, steps: int, seed: int, cfg: float, eta: float) -> torch.Tensor:
     """Run latte_core's loop on the same text; returns (F, 4, h, w) unscaled as ComfyUI keeps it."""
-    core = stage.part("latte_core.checkpoint.loader").load_transformer(STARTER)
+    core = stage.part("latte_core.checkpoint.loading.loader").load_transformer(STARTER)
     noise_part = stage.part("latte_core.sampling.noise")
     guidance = stage.part("latte_core.sampling.guidance")
     text = torch.cat([stage.negative[0][0], stage.positive[0][0]])

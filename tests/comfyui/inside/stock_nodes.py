@@ -409,8 +409,8 @@ def check_a_released_file_needs_no_config(stage: Stage) -> str:
     import folder_paths
     import safetensors.torch
 
-    config = stage.part("latte_core.config").LatteT2VConfig(num_layers=1)
-    source = stage.part("latte_core.model.latte_t2v").LatteT2V(config, dtype=torch.float16)
+    config = stage.part("latte_core.config.t2v").LatteT2VConfig(num_layers=1)
+    source = stage.part("latte_core.model.t2v.transformer").LatteT2V(config, dtype=torch.float16)
     weights = {name: value.half() for name, value in source.state_dict().items()}
     weights["caption_projection.y_embedding"] = torch.zeros(120, 4096, dtype=torch.float16)
     folder = Path(folder_paths.get_folder_paths("diffusion_models")[0])
@@ -422,7 +422,7 @@ def check_a_released_file_needs_no_config(stage: Stage) -> str:
     expect("latte_config" not in "".join(model.model.model_config.unet_config))
     saved = model.model.model_config.process_unet_state_dict_for_saving(inner.state_dict())
     expect(len(saved) == len(weights) - 1, "ModelSave adds nothing to a released model")
-    registration = stage.part("nodes.host.registration")
+    registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     try:
         found = type(stage.call("UNETLoader", **load)[0].model).__name__

@@ -43,8 +43,8 @@ VARIETIES: dict[str, dict[str, Any]] = {
 
 def core_model(stage: Stage, **changes: Any) -> Any:
     """Return a latte_core model with the same random weights on every call, and true tables."""
-    part = stage.part("latte_core.model.latte")
-    config = stage.part("latte_core.latte_config").LatteConfig.from_dict({**CLASSES, **changes})
+    part = stage.part("latte_core.model.latte.transformer")
+    config = stage.part("latte_core.config.latte").LatteConfig.from_dict({**CLASSES, **changes})
     with torch.random.fork_rng(devices=[]), torch.inference_mode(mode=False), torch.no_grad():
         torch.manual_seed(0)
         model = part.Latte(config)

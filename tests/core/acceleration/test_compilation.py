@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.cached_runs import STEPS, denoise
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.acceleration import StepCache, body_of, hand_schedule
@@ -24,9 +24,9 @@ from latte_core.acceleration.compilation import (
 from latte_core.errors import IncompatibleInputsError
 from latte_core.kernels.choice import KernelSet
 from latte_core.model.attention import BlockHooks, scaled_dot_product
-from latte_core.model.fused_qkv import fuse_qkv
-from latte_core.model.latte_t2v import LatteT2V
-from latte_core.model.lora_merge import merge_lora
+from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.fused_qkv import fuse_qkv
+from latte_core.model.weights.merge import merge_lora
 
 EAGER = "eager"  # traces as every backend does, and runs the graph as it is
 LAYERS = 3

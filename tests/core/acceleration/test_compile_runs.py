@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.recorded_calls import Tape
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_pipeline import PROMPT, write_tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.pipeline import PROMPT, write_tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.acceleration import CacheSettings
 from latte_core.acceleration.compilation import uncompile_model
 from latte_core.acceleration.graphs import GraphedDenoiser
-from latte_core.class_pipeline import ClassPipeline
 from latte_core.cli.main import main
 from latte_core.errors import IncompatibleInputsError
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 
 STEPS = 3
 RUN: dict[str, Any] = {"num_steps": STEPS, "num_frames": 2, "output": "latents"}

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.recorded_calls import Tape
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.acceleration.graphs import MAX_GRAPHS, GraphedDenoiser, GraphReport, version_of
 from latte_core.model.attention import BlockHooks, scaled_dot_product
-from latte_core.model.blocks import TEXT_LENGTHS, TextFeatures
-from latte_core.model.latte_t2v import LatteT2V
-from latte_core.model.lora_merge import merge_lora
+from latte_core.model.t2v.blocks import TEXT_LENGTHS, TextFeatures
+from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.merge import merge_lora
 
 SIZE = (2, 4, 3, 4, 6)
 

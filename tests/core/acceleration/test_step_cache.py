@@ -16,8 +16,8 @@ from latte_test_support.cached_runs import (
     denoise,
     noise,
 )
-from latte_test_support.tiny_latte import IMAGE, NO_CLASSES, tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import IMAGE, NO_CLASSES, tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.acceleration import (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.cached_runs import STEPS, call, noise
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.acceleration import FirstBlock, StaticSchedule, StepCache, TeaCache, body_of

@@ -6,8 +6,8 @@ from io import BytesIO
 
 import pytest
 
-from latte_core.checkpoint.instructions import PickleReader
-from latte_core.checkpoint.outline import MalformedPickleError, Outline
+from latte_core.checkpoint.reading.instructions import PickleReader
+from latte_core.checkpoint.reading.outline import MalformedPickleError, Outline
 
 
 def test_a_name_with_an_unknown_escape_is_malformed_and_never_a_warning() -> None:

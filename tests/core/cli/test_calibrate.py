@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_class import write_class_folder
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.classes import write_class_folder
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
 from torch import Tensor
 
-from latte_core import calibration_subjects
 from latte_core.acceleration import CacheSettings, CalibratedSchedule, ScheduleFile, body_of
 from latte_core.acceleration.calibrate import CalibrationPlan, measure_edges
-from latte_core.calibration import CalibrationRun, Subject, psnr
 from latte_core.cli.main import main
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.calibration import subjects as calibration_subjects
+from latte_core.pipelines.calibration.calibration import CalibrationRun, Subject, psnr
+from latte_core.pipelines.text.pipeline import Pipeline
 
 STEPS = 6
 SIZE = {name: SMALL[name] for name in ("num_frames", "height", "width")}

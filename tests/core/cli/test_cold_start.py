@@ -29,7 +29,7 @@ print(json.dumps([code, said.getvalue(), [name for name in {names!r} if name in 
 """
 LOADING = """
 import json, sys
-from latte_core.checkpoint.loader import load_transformer
+from latte_core.checkpoint.loading.loader import load_transformer
 from latte_core.shipped import {folder}
 load_transformer({folder} / "transformer")
 print(json.dumps([name for name in {names!r} if name in sys.modules]))

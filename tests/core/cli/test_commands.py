@@ -14,16 +14,17 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_pipeline import write_tiny_latte
+from latte_test_support.tiny.pipeline import write_tiny_latte
 from torch import Tensor
 
 from latte_core.checkpoint import load_transformer
-from latte_core.cli import sample_output, sample_text
 from latte_core.cli.command import CommandName
 from latte_core.cli.main import COMMANDS, main, make_parser
-from latte_core.cli.sample_jobs import Job
+from latte_core.cli.sample import output as sample_output
+from latte_core.cli.sample import text as sample_text
+from latte_core.cli.sample.jobs import Job
 from latte_core.errors import LatteError
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.video import enlarge, read_video
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from latte_test_support.feature_weights import random_clips, random_weights, write_weights
-from latte_test_support.tiny_class import FRAMES, write_class_folder
+from latte_test_support.tiny.classes import FRAMES, write_class_folder
 
 from latte_core.cli.evaluate_metrics import MadeClips, open_fake
 from latte_core.cli.main import main, make_parser
@@ -166,7 +166,7 @@ def test_page_tells_every_protocol_and_its_commands_are_understood() -> None:
     joined = text.replace("\\\n", " ")
     lines = re.findall(r"^(?:torchrun \S+ \S+|python) -m latte_core (.+)$", joined, re.MULTILINE)
     commands = {make_parser().parse_args(shlex.split(line)).run.__module__ for line in lines}
-    assert {name.rpartition(".")[2] for name in commands} == {
+    assert {name.removeprefix("latte_core.cli.").partition(".")[0] for name in commands} == {
         "evaluate", "sample", "video_to_frames",
     }  # fmt: skip
 

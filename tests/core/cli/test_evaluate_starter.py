@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from latte_core.cli.evaluate_starter import ASKED, print_scores
-from latte_core.training.starter_questions import QUESTIONS
-from latte_core.training.starter_scores import Scores
+from latte_core.starter.questions import QUESTIONS
+from latte_core.starter.scores import Scores
 
 
 def test_every_score_is_printed_beside_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:

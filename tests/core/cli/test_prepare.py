@@ -15,7 +15,7 @@ from latte_test_support.clip_files import write_frames
 
 from latte_core.cli.main import main
 from latte_core.data import LatentSet
-from latte_core.training.drawing import COLORS, SHAPES, draw_clips, make_clip_spec
+from latte_core.starter.drawing import COLORS, SHAPES, draw_clips, make_clip_spec
 from latte_core.video import read_video
 
 ROOT = Path(__file__).resolve().parents[3]

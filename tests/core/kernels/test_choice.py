@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.kernel_tasks import ReadyKernels, double, same_double, wrong
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_t2v import tiny_config, tiny_model
+from latte_test_support.kernels.tasks import ReadyKernels, double, same_double, wrong
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.t2v import tiny_config, tiny_model
 from torch import Tensor, nn
 
 from latte_core import kernels as kernels_package
@@ -30,8 +30,8 @@ from latte_core.kernels.choice import (
     is_plain_linear,
 )
 from latte_core.model.attention import BlockHooks
-from latte_core.model.latte_t2v import LatteT2V
-from latte_core.model.lora import LoraSettings, add_lora
+from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.lora import LoraSettings, add_lora
 
 
 class Clock:

@@ -1,6 +1,6 @@
 """Class models give with fused kernels what they give without: in Triton's interpreter and on GPUs.
 
-One process measures all cases; see `tests/support/class_kernel_cases.py`.
+One process measures all cases; see `tests/support/kernels/class_models.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "support" / "class_kernel_cases.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "support" / "kernels" / "class_models.py"
 KINDS = ("class", "unconditional")
 
 if find_spec("triton") is None:

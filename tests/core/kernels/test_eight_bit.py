@@ -12,7 +12,7 @@ from latte_test_support.processors import int8_is_exact
 
 from latte_core.kernels.rows import Rows, Sums, viewed
 
-SCRIPT = Path(__file__).resolve().parents[2] / "support" / "eight_bit_cases.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "support" / "kernels" / "eight_bit.py"
 NEAR = 1e-3  # what rows of other bits would pass by far
 
 if find_spec("triton") is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "support" / "kernel_cases.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "support" / "kernels" / "operators.py"
 PAIR = {"linear_gelu": 2, "attend_across_frames": 1}  # of blocks, besides norms and sums
 
 if find_spec("triton") is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.kernel_tasks import ReadyKernels, double, same_double, wrong
+from latte_test_support.kernels.tasks import ReadyKernels, double, same_double, wrong
 from torch import Tensor
 
 from latte_core.kernels import store as store_module

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
 from latte_test_support.vae_cases import make_vae, random_frames, random_latents
 
 from latte_core.cli.main import main
-from latte_core.pipeline import Pipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 
 CUBLAS = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
 CUDNN = "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.model.layers import FeedForward, in_parts, set_feed_forward_rows

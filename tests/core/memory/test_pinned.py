@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.memory import BlockStream, WholeLoan, block_groups, loans

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_class import write_class_folder
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.classes import write_class_folder
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
 from torch import nn
 
-from latte_core.checkpoint.lora_writer import write_lora
-from latte_core.class_pipeline import ClassPipeline
+from latte_core.checkpoint.lora.writer import write_lora
 from latte_core.cli.main import main
 from latte_core.errors import IncompatibleInputsError, InvalidInputError
 from latte_core.memory import PRESETS, BlockStream, MemoryPlan, Stages
-from latte_core.model.lora import LoraSettings, add_lora, lora_state
-from latte_core.pipeline import Pipeline
+from latte_core.model.weights.lora import LoraSettings, add_lora, lora_state
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.video import read_video
 
 QUICK = ["--steps", "2", "--device", "cpu", "--frames", "2"]

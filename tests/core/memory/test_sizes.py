@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.t2v import tiny_model
 from safetensors.torch import save_file
 
-from latte_core import pipeline_memory
-from latte_core.checkpoint.reader import read_tensors
+from latte_core.checkpoint.reading.reader import read_tensors
 from latte_core.memory import PRESETS, PartSizes, stage_bytes
-from latte_core.pipeline_memory import part_sizes, text_encoder_bytes
+from latte_core.pipelines import part_sizes as pipeline_memory
+from latte_core.pipelines.part_sizes import part_sizes, text_encoder_bytes
 from latte_core.precision.quantize import quantize_text
 from latte_core.text.t5 import TextEncoder
 

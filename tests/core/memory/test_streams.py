@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

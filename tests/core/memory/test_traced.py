@@ -131,7 +131,7 @@ def test_kernels_leave_what_work_in_parts_saves() -> None:
 
 
 def test_comfyui_is_told_the_traced_need_with_its_margin() -> None:
-    tree = ast.parse((ROOT / "nodes" / "host" / "model.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "nodes" / "host" / "model" / "t2v.py").read_text(encoding="utf-8"))
     told = {
         owner.name: ast.literal_eval(node.value)
         for owner in tree.body

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latte_core.model.blocks import modulation_table
-from latte_core.parts import WithoutNumbers
+from latte_core.meta_modules import WithoutNumbers
+from latte_core.model.t2v.blocks import modulation_table
 
 MODULES = [lambda: nn.Linear(3, 5), lambda: nn.Embedding(4, 6), lambda: nn.Conv2d(2, 3, 2)]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
 from latte_core.errors import IncompatibleInputsError, InvalidInputError
@@ -17,8 +17,8 @@ from latte_core.model.attention import (
     attend_across_frames,
     scaled_dot_product,
 )
-from latte_core.model.fused_qkv import fuse_qkv
-from latte_core.model.latte_t2v import LatteT2V
+from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.fused_qkv import fuse_qkv
 
 RELATIVE = 1e-5
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from latte_core.checkpoint.writer import write_safetensors
+from latte_core.checkpoint.writing.writer import write_safetensors
 from latte_core.errors import InvalidInputError
-from latte_core.model.fused_qkv import fuse_qkv, self_attentions, unfuse_qkv
-from latte_core.model.latte_t2v import LatteT2V
-from latte_core.model.lora import LoraSettings, add_lora
-from latte_core.model.lora_merge import merge_lora
-from latte_core.pipeline import Pipeline
+from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.fused_qkv import fuse_qkv, self_attentions, unfuse_qkv
+from latte_core.model.weights.lora import LoraSettings, add_lora
+from latte_core.model.weights.merge import merge_lora
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import FusedQuantisedLinear, QuantisedLinear
 from latte_core.precision.quantize import quantize

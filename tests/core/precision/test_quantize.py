@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_latte import tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.latte import tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.errors import IncompatibleInputsError, InvalidInputError
-from latte_core.model.lora import LoraSettings, add_lora
-from latte_core.model.lora_merge import merge_lora
+from latte_core.model.weights.lora import LoraSettings, add_lora
+from latte_core.model.weights.merge import merge_lora
 from latte_core.precision import matmul
 from latte_core.precision.formats import FP8, INT8
 from latte_core.precision.layers import is_quantised

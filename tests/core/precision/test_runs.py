@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_class import write_class_folder
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
-from latte_test_support.tiny_t2v import tiny_model
-from latte_test_support.tiny_text import PROMPTS, WO
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.classes import write_class_folder
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.t2v import tiny_model
+from latte_test_support.tiny.text import PROMPTS, WO
 from torch import Tensor, nn
 
-from latte_core.checkpoint.lora_writer import write_lora
-from latte_core.class_pipeline import ClassPipeline
+from latte_core.checkpoint.lora.writer import write_lora
 from latte_core.cli.main import main
 from latte_core.errors import InvalidInputError
-from latte_core.model.lora import LoraSettings, add_lora, lora_state, remove_lora
-from latte_core.pipeline import Pipeline
+from latte_core.model.weights.lora import LoraSettings, add_lora, lora_state, remove_lora
+from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.precision.formats import INT8
 from latte_core.precision.layers import is_quantised
 from latte_core.precision.linear import QuantisedLinear

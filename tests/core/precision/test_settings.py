@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 
 from latte_core.errors import InvalidInputError
 from latte_core.precision.accumulation import (

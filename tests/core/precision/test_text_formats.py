@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_pipeline import PROMPT, SMALL, write_tiny_latte
-from latte_test_support.tiny_text import PROMPTS, WO
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
+from latte_test_support.tiny.text import PROMPTS, WO
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latte_core.checkpoint import convert, dequantize, read_tensors
-from latte_core.checkpoint.identify import Family, identify
+from latte_core.checkpoint.recognition.identify import Family, identify
 from latte_core.cli.main import main
 from latte_core.errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
 from latte_core.memory.loans import BlockStream
-from latte_core.pipeline import Pipeline
-from latte_core.pipeline_memory import part_sizes
+from latte_core.pipelines.part_sizes import part_sizes
+from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.precision.layers import LAYERS, stored_format
 from latte_core.precision.packing import pack
 from latte_core.precision.quantize import quantize_text

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_t2v import tiny_model
+from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor, nn
 
 from latte_core.errors import MissingDependencyError
 from latte_core.kernels.choice import KernelSet, KernelUse
-from latte_core.model.fused_qkv import self_attentions
+from latte_core.model.weights.fused_qkv import self_attentions
 from latte_core.precision import matmul, processor, quantize, trial
 from latte_core.precision.formats import FP8, INT8
 from latte_core.precision.linear import FusedQuantisedLinear, QuantisedLinear

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_latte import tiny_latte
+from latte_test_support.tiny.latte import tiny_latte
 from torch import Tensor
 
 from latte_core.errors import IncompatibleInputsError, InvalidInputError

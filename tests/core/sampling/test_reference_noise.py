@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from latte_test_support.tiny_latte import tiny_latte
+from latte_test_support.tiny.latte import tiny_latte
 from torch import Generator, Tensor
 
 from latte_core.errors import InvalidInputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from latte_test_support import tiny_text
+from latte_test_support.tiny import text as tiny_text
 
 from latte_core.text.t5 import TextEncoder
 from latte_core.text.tokenizer import PromptTokenizer

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from latte_core.checkpoint.reader import read_tensors
-from latte_core.checkpoint.writer import write_safetensors
+from latte_core.checkpoint.reading.reader import read_tensors
+from latte_core.checkpoint.writing.writer import write_safetensors
 from latte_core.files import cache_folder
 from latte_core.text.cache import CachedEncoder, EmbeddingCache, PromptFeatures, feature_key
 from latte_core.text.fingerprint import SAMPLE_BYTES, SAMPLES, fingerprint, sample_starts

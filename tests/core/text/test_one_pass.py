@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
+from latte_test_support.tiny import text as tiny_text
 from torch import Tensor
 
 from latte_core.errors import NonFiniteError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_text import PROMPTS
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.text import PROMPTS
 from torch import Tensor
 
 from latte_core.errors import MissingDependencyError, NonFiniteError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_text import PROMPTS, WO
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.text import PROMPTS, WO
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from latte_test_support import tiny_text
-from latte_test_support.tiny_text import PROMPTS, WO
+from latte_test_support.tiny import text as tiny_text
+from latte_test_support.tiny.text import PROMPTS, WO
 from torch import Tensor
 
 from latte_core.errors import CorruptCheckpointError, UnknownArchitectureError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_training import features_of, tiny_config, write_set
+from latte_test_support.tiny.training import features_of, tiny_config, write_set
 
 from latte_core.errors import IncompatibleInputsError
 from latte_core.training.examples import Examples, collate, order_of_epoch

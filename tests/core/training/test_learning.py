@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from latte_core.data.latent_set import LatentSetWriter
-from latte_core.pipeline import Pipeline
-from latte_core.training.captions import plain_caption
-from latte_core.training.drawing import draw_clips
-from latte_core.training.measure import measure_clip
+from latte_core.pipelines.text.pipeline import Pipeline
+from latte_core.starter.captions import plain_caption
+from latte_core.starter.drawing import draw_clips
+from latte_core.starter.measure import measure_clip
+from latte_core.starter.scenes import ClipSpec, make_clip_spec
+from latte_core.starter.sets import reader_of
 from latte_core.training.run import train
-from latte_core.training.scenes import ClipSpec, make_clip_spec
-from latte_core.training.starter_sets import reader_of
 from latte_core.training.train_config import TrainConfig
 
 EIGHT = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support.tiny_training import tiny_config, write_set
+from latte_test_support.tiny.training import tiny_config, write_set
 
 from latte_core.training.plot import MOST_PARTS, LossCurve, LossPlot, draw_losses, smooth
 from latte_core.training.run import train

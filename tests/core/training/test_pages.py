@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from latte_test_support.source import ROOT
 
-from latte_core.latte_config import LatteConfig
+from latte_core.config.latte import LatteConfig
 from latte_core.training.train_config import parse_config
 
 CONFIGS = sorted((ROOT / "docs" / "configs").glob("*.yaml"))

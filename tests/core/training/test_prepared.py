@@ -11,8 +11,8 @@ from latte_core.checkpoint import read_tensors
 from latte_core.cli.main import main
 from latte_core.data.latent_set import LatentSet
 from latte_core.errors import InvalidInputError
-from latte_core.parts import read_json
-from latte_core.pipeline_parts import STARTER_FOLDER
+from latte_core.meta_modules import read_json
+from latte_core.pipelines.text.parts import STARTER_FOLDER
 from latte_core.training.run import train
 from latte_core.training.run_folder import RunFolder
 from latte_core.training.train_config import TrainConfig

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from latte_test_support.source import ROOT
-from latte_test_support.tiny_training import CLASS_MODEL, tiny_config, write_set
+from latte_test_support.tiny.training import CLASS_MODEL, tiny_config, write_set
 
 from latte_core.training.run import train
 from latte_core.training.run_folder import RunFolder

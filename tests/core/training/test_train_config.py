@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from latte_core.errors import InvalidInputError
-from latte_core.model.lora import LoraSettings
+from latte_core.model.weights.lora import LoraSettings
 from latte_core.training.train_config import TrainConfig, parse_config
 
 LEAST: dict[str, Any] = {"data": "set", "output": "run"}

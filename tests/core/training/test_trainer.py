@@ -9,12 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support.tiny_training import (
-    CLASS_MODEL,
-    PLAIN_MODEL,
-    tiny_config,
-    write_set,
-)
+from latte_test_support.tiny.training import CLASS_MODEL, PLAIN_MODEL, tiny_config, write_set
 from torch import Tensor
 
 from latte_core.checkpoint import load_transformer, read_tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from latte_test_support import tiny_vae
+from latte_test_support.tiny import vae as tiny_vae
 from latte_test_support.vae_cases import make_vae
 
 from latte_core.vae.frames import VideoVAE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_vae
+from latte_test_support.tiny import vae as tiny_vae
 from latte_test_support.vae_cases import (
     BOTH,
     SAME,

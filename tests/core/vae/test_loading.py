@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from latte_test_support import tiny_vae
-from latte_test_support.tiny_text import read_safetensors
+from latte_test_support.tiny import vae as tiny_vae
+from latte_test_support.tiny.text import read_safetensors
 from latte_test_support.vae_cases import BOTH, SAME, make_vae, random_frames, random_latents
 from torch import Tensor
 

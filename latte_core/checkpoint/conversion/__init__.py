@@ -1,0 +1,1 @@
+"""From one file or model to another."""

@@ -1,0 +1,1 @@
+"""Files from outside: what they are, checked before any tensor is made."""

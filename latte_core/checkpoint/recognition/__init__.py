@@ -1,0 +1,1 @@
+"""Which model a file holds, and in which sizes."""

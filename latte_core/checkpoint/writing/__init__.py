@@ -1,0 +1,1 @@
+"""Weights files, written whole or not at all."""

@@ -1,0 +1,1 @@
+"""Latte, the class-conditional and unconditional transformer."""

@@ -1,0 +1,1 @@
+"""LatteT2V, the text-to-video transformer."""

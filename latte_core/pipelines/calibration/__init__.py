@@ -1,0 +1,1 @@
+"""Calibration of the step cache on runs of a pipeline."""

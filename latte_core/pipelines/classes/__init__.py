@@ -1,0 +1,1 @@
+"""Class-conditional and unconditional video."""

@@ -1,0 +1,1 @@
+"""Text-to-video and text-to-image."""

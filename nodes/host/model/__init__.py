@@ -1,0 +1,1 @@
+"""Latte's transformers as native ComfyUI models."""

@@ -1,0 +1,172 @@
+"""Class-conditional and unconditional Lattes as native ComfyUI models; also DiT's image models.
+
+The siblings of `model.py`: the same latents, schedule and patches. A label takes the place of text;
+guidance reaches the predicted noise alone, since the variance never leaves the transformer as part
+of its output (latte.md 2.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.conds
+import torch
+from comfy import model_base
+from torch import Tensor
+
+from ....latte_core.checkpoint.recognition.families import CLASS_NODE
+from ....latte_core.checkpoint.recognition.titles import advice_of, title_of
+from ....latte_core.config.latte import LatteConfig
+from ....latte_core.errors import IncompatibleInputsError
+from ....latte_core.kernels.choice import KernelSet
+from ....latte_core.model.latte.transformer import Latte
+from ..base.conditions import CLASS, check_kind, find_label, kind_read
+from ..base.detection import CLASS_MODEL, config_from_settings
+from ..base.hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
+from ..base.layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
+from .kept import Kept
+from .t2v import STOCK_SAMPLER, LatteBase, LatteModel
+from .weights import host_weights
+
+
+class LatteClassTransformer(Latte):
+    """Latte with ComfyUI's calling convention and its patches, wrappers and attention.
+
+    A subclass, not a wrapper: the names of the weights stay the released ones.
+    """
+
+    def __init__(
+        self, *, dtype: Any = None, device: Any = None, operations: Any, **settings: Any
+    ) -> None:
+        config = config_from_settings(settings, LatteConfig)
+        super().__init__(config, operations=operations, dtype=dtype, device=device)
+        self.kernels = KernelSet(weights_of=host_weights)
+        self.dtype = dtype
+
+    def forward(  # type: ignore[override]  # ComfyUI's convention, see model_base
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(T, 4, h, w) or (B, 4, T, h, w) -> noise of the same shape; `control` is ignored.
+
+        The labels are the keyword `y`: (conds,) or as many numbers, 0 .. num_classes.
+        """
+        options = {} if transformer_options is None else transformer_options
+        return run_with_wrappers(self, x, timestep, context, options, **kwargs)
+
+    def predict(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None,
+        transformer_options: dict[str, Any],
+        y: Tensor | Sequence[int] | None = None,
+        latte_kept: Kept | None = None,
+        **__: Any,
+    ) -> Tensor:
+        """Fold frames into videos, run the transformer, drop the variance, unfold.
+
+        Tables of places are made once in a run where there is a place to keep them.
+        """
+        conds = len(transformer_options.get("cond_or_uncond", ())) or 1
+        videos = fold_frames(x, conds)
+        count, _, frames, height, width = videos.shape
+        patch, tubelet = self.config.patch_size, self.config.tubelet_size
+        videos = pad_to_patch(videos, patch, tubelet)
+        slots, rows, columns = videos.shape[2:]
+        grid = (slots // tubelet, rows // patch, columns // patch)
+        hooks = make_hooks(transformer_options, grid, self.config.num_units)
+        kept, size = Kept() if latte_kept is None else latte_kept, tuple(videos.shape)
+        output = super().forward(
+            videos,
+            one_per_video(timestep, count),
+            self.labels_for(y, conds, count),
+            enable_temporal_attention=transformer_options.get(TEMPORAL_ATTENTION, True),
+            places=kept.get(("places", size, x.device), lambda: self.place_tables(size, x.device)),
+            hooks=with_cache(hooks, transformer_options, timestep, count),
+        )[:, :, :frames, :height, :width]
+        return noise_of(output, x, transformer_options)
+
+    def labels_for(
+        self, labels: Tensor | Sequence[int] | None, conds: int, videos: int
+    ) -> Tensor | None:
+        """Return a label for each video, or None for a model without classes."""
+        if kind_read(self.config) != CLASS:
+            return None
+        if labels is None:
+            raise IncompatibleInputsError(
+                "The Latte model got no class: its CONDITIONING inputs carry no label. Connect "
+                f'"{CLASS_NODE}" to positive and negative.'
+            )
+        return rows_for_videos(torch.as_tensor(labels), conds, videos)
+
+
+class LabelCond(comfy.conds.CONDConstant):
+    """A label, once for all frames, as a number: what is no tensor is not moved to a device.
+
+    So it can be looked at in every call, and no call waits for an accelerator.
+    """
+
+    def can_concat(self, other: Any) -> bool:
+        """Let labels of all conditionings be stacked."""
+        return True
+
+    def concat(self, others: Sequence[Any]) -> tuple[int, ...]:
+        """Return the labels of a stack of conditionings."""
+        return (self.cond, *(one.cond for one in others))
+
+
+class LatteClassVideo(LatteModel):
+    """What a MODEL socket carries: noise prediction on the plain linear beta schedule."""
+
+    def __init__(self, model_config: Any, device: Any = None) -> None:
+        super().__init__(
+            model_config, model_base.ModelType.EPS, device=device, unet_model=LatteClassTransformer
+        )
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Turn the class of a conditioning into a label; refuse what the model does not read."""
+        config = self.diffusion_model.config
+        socket = kwargs.get("prompt_type", "conditioning")
+        check_kind(config, kwargs, socket, STOCK_SAMPLER)
+        out = super().extra_conds(**kwargs)
+        out.pop("c_crossattn", None)  # the placeholder beside a label
+        if kind_read(config) == CLASS:
+            names = self.model_config.class_names()
+            label = find_label(config, names, kwargs, socket, STOCK_SAMPLER)
+            out["y"] = LabelCond(label)
+        return out
+
+
+class LatteClassConfig(LatteBase):
+    """How ComfyUI's loaders recognise and build models without text."""
+
+    unet_config = {"image_model": CLASS_MODEL}
+    supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteClassVideo:
+        """Build the model; weights follow through `load_model_weights`.
+
+        Raises:
+            IncompatibleInputsError: for a model of CLIP text, which no node can give it.
+        """
+        config = self.transformer_config()
+        if config.conditioning == "clip_text":
+            raise IncompatibleInputsError(
+                f"This is {title_of(config)}, which cannot be opened here. {advice_of(config)}"
+            )
+        return LatteClassVideo(self, device=device)
+
+    def clip_target(self, state_dict: Mapping[str, Any] | None = None) -> None:
+        """Return None: there is no text encoder in these files."""
+        return None
+
+    def transformer_config(self) -> LatteConfig:
+        """Return the transformer's config out of `unet_config`."""
+        return config_from_settings(self.unet_config, LatteConfig)

@@ -1,0 +1,1 @@
+"""Training runs, which go on in processes of their own."""

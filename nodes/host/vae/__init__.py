@@ -1,0 +1,1 @@
+"""Latte's VAEs inside ComfyUI."""

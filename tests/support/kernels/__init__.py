@@ -1,0 +1,1 @@
+"""Fused kernels beside torch's operators."""

@@ -1,0 +1,1 @@
+"""Tiny random models, and the files people keep such models in."""

@@ -1,0 +1,1 @@
+"""The example workflows as data, and what writes and draws them."""
