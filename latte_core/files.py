@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
+
+from .errors import CorruptCheckpointError
 
 FOLDER_VARIABLE = "LATTE_CACHE_DIR"
 APPLICATION = "comfyui-latte"
+MAX_JSON_BYTES = 16 * 2**20
 REPLACE_WAITS = (0.01, 0.05, 0.2, 1.0)  # seconds, where the older file is in use
 
 
@@ -72,3 +77,33 @@ def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -
     if platform == "darwin":
         return home / "Library" / "Caches" / APPLICATION
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / APPLICATION
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a small file.
+
+    Raises:
+        CorruptCheckpointError: if it is missing, larger than 16 MiB, or not a JSON object.
+    """
+    if not path.is_file():
+        raise CorruptCheckpointError(
+            f"{path.name} is missing in the folder {path.parent.name}. "
+            "Download the whole folder again, or choose the folder that holds it."
+        )
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} has {path.stat().st_size} bytes, but a config has "
+            "16 MiB at most. It is another file; download the folder again."
+        )
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} is not JSON text. Download it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpointError(
+            f"{path.name} in {path.parent.name} holds a {type(value).__name__}, but it must hold a "
+            "JSON object. Download it again."
+        )
+    return cast("dict[str, Any]", value)

@@ -1,26 +1,24 @@
-"""Build one part of a Latte-1 style folder from its `config.json` and its weights.
+"""Modules made on the meta device, where weights have shapes and no numbers, and then filled.
 
-Shared by the text encoder and the VAE. Weights are read by a function that the caller hands in, so
-that only the safe reader ever opens an untrusted file.
+Weights are read by a function that the caller hands in, so that only the safe reader ever opens an
+untrusted file.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .errors import CorruptCheckpointError, WeightMismatchError
+from .errors import WeightMismatchError
 
 TensorReader = Callable[[Path], Mapping[str, Tensor]]
 """Reads a weights file, or the weights of a folder in shards, and returns the tensors by name."""
 
-MAX_JSON_BYTES = 16 * 2**20
 LISTED_NAMES = 5
 INITIAL_VALUES = frozenset(
     {
@@ -28,36 +26,6 @@ INITIAL_VALUES = frozenset(
         *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
     }
 )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a small file.
-
-    Raises:
-        CorruptCheckpointError: if it is missing, larger than 16 MiB, or not a JSON object.
-    """
-    if not path.is_file():
-        raise CorruptCheckpointError(
-            f"{path.name} is missing in the folder {path.parent.name}. "
-            "Download the whole folder again, or choose the folder that holds it."
-        )
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} has {path.stat().st_size} bytes, but a config has "
-            "16 MiB at most. It is another file; download the folder again."
-        )
-    try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} is not JSON text. Download it again."
-        ) from error
-    if not isinstance(value, dict):
-        raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} holds a {type(value).__name__}, but it must hold a "
-            "JSON object. Download it again."
-        )
-    return cast("dict[str, Any]", value)
 
 
 class WithoutNumbers(TorchFunctionMode):

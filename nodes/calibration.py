@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..latte_core.acceleration.forecast import MAX_ORDER
-from ..latte_core.types import check_integer, check_seed
+from ..latte_core.checks import check_integer, check_seed
 from .host.base import paths
 from .host.base.sockets import (
     check_conditioning,

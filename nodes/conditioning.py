@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..latte_core.checks import check_integer
 from ..latte_core.config.latte import INTEGER_RANGES
-from ..latte_core.types import check_integer
 from .host.base import paths
 from .host.base.conditions import ANY_CLASS, class_conditioning, no_conditioning
 

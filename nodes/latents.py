@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ..latte_core.checks import check_integer
 from ..latte_core.errors import InvalidInputError
-from ..latte_core.types import VideoShape, check_integer
+from ..latte_core.types import VideoShape
 from .host.base.sockets import check_latent, check_vae
 
 MAX_FRAMES = 4096

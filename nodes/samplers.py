@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.types import MAX_SEED, check_integer, check_seed
+from ..latte_core.checks import MAX_SEED, check_integer, check_seed
 from .host.base.sockets import (
     check_choice,
     check_conditioning,

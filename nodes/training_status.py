@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.types import check_integer
+from ..latte_core.checks import check_integer
 from .host.base.sockets import check_choice
 from .host.training.folders import DEFAULT_RUN, existing_run
 

@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..checks import check_integer
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
-from ..types import check_integer
 from .body import Body
 from .forecast import MAX_ORDER
 from .policies import MAX_STEPS, StaticSchedule, full_steps_for

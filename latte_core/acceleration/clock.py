@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from ..types import check_integer
+from ..checks import check_integer
 from .policies import MAX_STEPS, Step
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_integer
 from ..errors import InvalidInputError
-from ..types import LATENT_CHANNELS, check_integer
+from ..types import LATENT_CHANNELS
 from .policies import MAX_STEPS
 
 RADIUS_DIVISOR = 5  # low frequencies: a disc of min(h, w) // 5 around the mean

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_integer
 from ..errors import InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
 from ..model.latte.attention import FusedAttention
 from ..model.t2v.transformer import LatteT2V
-from ..types import check_integer
 from .clock import StepClock
 from .policies import MAX_STEPS
 from .step_cache import ALL_ROWS, Tally

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Protocol
 
+from ..checks import check_integer
 from ..errors import IncompatibleInputsError, InvalidInputError
-from ..types import check_integer
 
 # TeaCache's fit for Latte, highest power first: relative change of the input of the first block ->
 # relative change of the output. It falls up to the first bound and turns down behind the second.

@@ -9,10 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..checks import check_integer
 from ..errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
-from ..files import atomic_write
-from ..meta_modules import read_json
-from ..types import check_integer
+from ..files import atomic_write, read_json
 from .forecast import MAX_ORDER
 from .policies import StaticSchedule
 

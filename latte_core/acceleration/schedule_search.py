@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..checks import check_integer
 from ..errors import InvalidInputError
-from ..types import check_integer
 
 Edges = Mapping[tuple[int, int], float]
 """(i, j) -> error of skipping the steps between the full steps i and j."""

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..checks import check_integer
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockFn, BlockHooks
-from ..types import check_integer
 from .body import Body
 from .clock import StepClock
 from .forecast import MAX_ORDER, ResidualHistory

@@ -7,6 +7,7 @@ import random
 from itertools import product
 from pathlib import Path
 
+from ..checks import check_integer, check_seed
 from ..errors import InvalidInputError
 from ..files import atomic_write
 from ..starter.drawing import (
@@ -19,7 +20,6 @@ from ..starter.drawing import (
     make_caption,
     make_clip_spec,
 )
-from ..types import check_integer, check_seed
 from ..video import write_video
 from .command import Command
 from .options import load_tqdm

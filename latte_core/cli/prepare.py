@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.frame_sampling import STYLES
-from ..data.latent_set import LatentSet
 from ..data.layouts import LAYOUTS
 from ..data.prepare import PrepareSettings, PrepareStep, prepare_set
+from ..data.sets import LatentSet
 from ..data.sets.format import DTYPES as STORED_DTYPES
 from ..errors import InvalidInputError
 from .command import Command

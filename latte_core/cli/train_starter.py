@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from ..checks import check_seed
 from ..errors import InvalidInputError
-from ..types import check_seed
 from .command import Command
 
 KINDS = ("text", "class")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..checks import MAX_PIXELS, check_integer
 from ..errors import InvalidInputError
-from ..types import MAX_PIXELS, check_integer
 from ..video.frame_folder import remove_unfinished, write_frame_folder
 from ..video.pictures import square_picture
 from ..video.stream import VideoSource, find_videos

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .frame_sampling import frame_indices, num_needed
-from .latent_set import LatentSet, LatentSetInfo, LatentSetWriter, Skip
+from .sets import LatentSet, LatentSetInfo, LatentSetWriter, Skip
 
 __all__ = [
     "LatentSet",

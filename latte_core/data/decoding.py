@@ -11,8 +11,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ..checks import MAX_PIXELS
 from ..errors import InvalidInputError
-from ..types import MAX_PIXELS
 from ..video.ffmpeg import open_decoder
 from ..video.pictures import load_pillow, read_picture
 from ..video.reader import PICTURES, input_arguments

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 
+from ..checks import MAX_FRAMES, check_integer
 from ..errors import InvalidInputError
-from ..types import MAX_FRAMES, check_integer
 
 STYLES = ("linspace", "stride")
 

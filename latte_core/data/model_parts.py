@@ -18,7 +18,7 @@ from ..checkpoint.reading.reader import read_tensors
 from ..checkpoint.recognition.families import Family
 from ..checkpoint.recognition.identify import identify
 from ..errors import CheckpointError, InvalidInputError
-from ..meta_modules import read_json
+from ..files import read_json
 from ..pipelines.classes.parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
 from ..pipelines.classes.vae import open_vae, require_vae, vae_beside
 from ..pipelines.text.parts import (

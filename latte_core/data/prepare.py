@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import MAX_FRAMES, check_integer
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..text.prompt import prepare_prompt
-from ..types import LATENT_CHANNELS, MAX_FRAMES, check_integer
+from ..types import LATENT_CHANNELS
 from ..vae.frames import VideoVAE
 from .decoding import DEFAULT_MAX_FRAMES, Piece, Reading, read_clip
 from .encoding import encode_captions, encode_empty_rows, encode_moments
-from .latent_set import LatentSet, LatentSetInfo, LatentSetWriter
 from .layouts import Clip, FoundClips, find_clips
 from .model_parts import ModelParts, find_model_parts
+from .sets import LatentSet, LatentSetInfo, LatentSetWriter
 from .sets.format import SET_FILE
 from .sets.resume import require_same
 from .sets.writer import CLIPS_PER_SHARD

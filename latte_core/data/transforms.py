@@ -17,8 +17,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from ..checks import check_size
 from ..errors import InvalidInputError
-from ..types import check_size
 from ..video import frames_from_bytes
 
 TRANSFORMS = ("smooth", "resize_first", "crop_first", "none")

@@ -6,7 +6,7 @@ tensor's own type, so that no device meets a float64 tensor.
 
 from __future__ import annotations
 
-from ..types import check_eta
+from ..checks import check_eta
 from .betas import TRAIN_STEPS, alphas_cumprod_of, linear_betas, scaled_linear_betas
 from .ddim import ddim_next, ddim_spread
 from .posterior import Posterior

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from ..checks import MAX_PIXELS, check_integer, check_seed
 from ..errors import InvalidInputError
-from ..types import MAX_PIXELS, check_integer, check_seed
 from .inception_score import NUM_SPLITS, SHUFFLE_SEED
 from .kernel_distance import NUM_SUBSETS, SUBSET_SIZE
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..checks import MAX_BATCH, check_integer
 from ..model.t2v.blocks import TextFeatures
 from ..sampling import StepNoise
-from ..types import MAX_BATCH, check_integer
 from .text.inputs import Condition
 
 

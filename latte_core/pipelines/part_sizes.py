@@ -16,10 +16,9 @@ from ..acceleration.settings import CacheSettings
 from ..checkpoint.reading.reader import read_header, read_tensors
 from ..checkpoint.writing.writer import write_safetensors
 from ..errors import IncompatibleInputsError, InvalidInputError
-from ..files import cache_folder
+from ..files import cache_folder, read_json
 from ..memory import PRESETS, RESIDENT, PartSizes, Stages, all_bytes, block_groups, stage_bytes
 from ..memory.estimate import GB
-from ..meta_modules import read_json
 from ..precision.layers import is_target
 from ..precision.quantize import text_bytes
 from ..text.cache import EmbeddingCache

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..checks import check_eta
 from ..diffusion.ddim import ddim_next, ddim_spread
 from ..transfers import send
-from ..types import check_eta
 from .noise import StepNoise
 from .settings import TRAIN_STEPS, ScheduleSettings
 from .stepper import AlphaTable, clip, noise_part, predict_denoised

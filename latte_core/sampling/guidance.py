@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..types import check_guidance
+from ..checks import check_guidance
 
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 """(latents (B, 4, F, h, w), timesteps (B,)) -> (B, 4 or 8, F, h, w)."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from ..checks import check_integer
 from ..errors import InvalidInputError
-from ..types import TRAIN_STEPS, check_integer
+from ..types import TRAIN_STEPS
 
 # our name -> the reference's `sample_method`; diffusers' class is that plus "Scheduler"
 SAMPLERS: tuple[tuple[str, str], ...] = (

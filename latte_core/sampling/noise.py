@@ -14,8 +14,8 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
+from ..checks import MAX_SEED, check_seed
 from ..errors import InvalidInputError
-from ..types import MAX_SEED, check_seed
 
 NoiseOrder = Literal["comfyui", "reference"]
 Size = tuple[int, int, int, int, int]

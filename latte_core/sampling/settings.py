@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checks import check_integer
 from ..diffusion.betas import (
     BETA_END,
     BETA_START,
@@ -17,7 +18,6 @@ from ..diffusion.betas import (
     scaled_linear_betas,
 )
 from ..errors import InvalidInputError
-from ..types import check_integer
 
 BETA_SCHEDULES = ("linear", "scaled_linear")
 SPACINGS = ("leading", "linspace", "trailing")

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 from ..config.latte import LatteConfig
 from ..errors import IncompatibleInputsError
-from ..meta_modules import read_json
+from ..files import read_json
 from ..pipelines.text.parts import STARTER_FOLDER
 from ..training.export import write_json
 from ..training.subject import read_vae

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..checkpoint.reading.reader import read_tensors
 from ..checkpoint.writing.writer import write_safetensors
-from ..meta_modules import read_json
+from ..files import read_json
 from ..training.export import write_json
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.latent_set import LatentSetWriter
+from ..data.sets import LatentSetWriter
 from ..data.sets.format import SET_FILE
 from ..text.t5 import TextEncoder
 from ..vae.frames import VideoVAE

@@ -18,7 +18,8 @@ from ..errors import (
     NonFiniteError,
     WeightMismatchError,
 )
-from ..meta_modules import TensorReader, WithoutNumbers, fill_module, read_json
+from ..files import read_json
+from ..meta_modules import TensorReader, WithoutNumbers, fill_module
 from ..types import TEXT_TOKENS
 from .config import T5EncoderConfig, check_is_t5
 from .four_bits import FourBitLinear, FourBits

@@ -1,1 +1,1 @@
-"""Training of the starter model."""
+"""Training: from a config to trained weights, in one process or in many."""

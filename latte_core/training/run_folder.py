@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidInputError
-from ..files import atomic_write
-from ..meta_modules import read_json
+from ..files import atomic_write, read_json
 from .run_log import Entry, parse_line
 from .state import read_state, write_state
 

@@ -10,10 +10,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from ..checks import check_seed
 from ..errors import InvalidInputError, MissingDependencyError
-from ..meta_modules import MAX_JSON_BYTES
+from ..files import MAX_JSON_BYTES
 from ..model.weights.lora import LoraSettings
-from ..types import check_seed
 from .learning_rate import SCHEDULES, Schedule
 from .objective import WEIGHTINGS, Weighting
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..data.frame_sampling import num_needed
-from ..data.latent_set import LatentSet
+from ..data.sets import LatentSet
 from ..errors import IncompatibleInputsError, InvalidInputError
 from .train_config import TrainConfig
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..checks import MAX_PIXELS, check_integer
 from ..errors import IncompatibleInputsError, InvalidInputError, NonFiniteError
-from ..types import LATENT_CHANNELS, MAX_PIXELS, check_integer
+from ..types import LATENT_CHANNELS
 from .tiling import SMALLEST_TILE
 
 PieceCallback = Callable[[int, int], None]

@@ -17,10 +17,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..checks import MAX_FRAMES, check_integer
 from ..devices import is_out_of_memory
 from ..errors import IncompatibleInputsError, NonFiniteError
-from ..meta_modules import TensorReader, read_json
-from ..types import MAX_FRAMES, check_integer
+from ..files import read_json
+from ..meta_modules import TensorReader
 from .build import build_vae
 from .checks import PieceCallback, Progress, check_frames, check_latents, check_tile
 from .config import VaeConfig

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_integer
 from ..errors import InvalidInputError, NonFiniteError
-from ..types import check_integer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_integer
 from ..errors import InvalidInputError
-from ..types import check_integer
 from .frames import FrameStream
 
 GAP = 2  # black pixels between videos

@@ -14,8 +14,7 @@ from typing import Any, cast
 
 from ... import __version__
 from ...errors import CorruptCheckpointError, InvalidInputError
-from ...files import atomic_write
-from ...meta_modules import read_json
+from ...files import atomic_write, read_json
 from ...video.frame_folder import remove_unfinished
 from .jobs import FRAMES, Job, Maker, in_batches
 from .output import Output, make_batch, say_written

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ...errors import InvalidInputError
-from ...sampling.names import OWN_SAMPLERS, SAMPLERS, check_steps, resolve_sampler
-from ...types import (
+from ...checks import (
     MAX_BATCH,
     MAX_FRAMES,
     MAX_SEED,
-    TRAIN_STEPS,
-    StepCallback,
     check_eta,
     check_guidance,
     check_integer,
     check_seed,
     check_size,
 )
+from ...errors import InvalidInputError
+from ...sampling.names import OWN_SAMPLERS, SAMPLERS, check_steps, resolve_sampler
+from ...types import TRAIN_STEPS, StepCallback
 
 if TYPE_CHECKING:
     from torch import Tensor

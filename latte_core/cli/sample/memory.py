@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...checks import MAX_FRAMES, check_integer
 from ...memory import AUTO, MEMORY_CHOICES
 from ...text.names import IN_MEMORY, OFF, ON_DISK
-from ...types import MAX_FRAMES, check_integer
 
 if TYPE_CHECKING:
     from ...pipelines.classes.pipeline import ClassPipeline

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ...checks import check_integer
 from ...errors import InvalidInputError
-from ...types import check_integer
 
 MOST_PROCESSES = 65536
 RANK, WORLD_SIZE, LOCAL_RANK = "RANK", "WORLD_SIZE", "LOCAL_RANK"  # set by torchrun and accelerate

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
+from ...checks import MAX_FRAMES, check_integer
 from ...errors import CorruptCheckpointError, InvalidInputError
-from ...types import MAX_FRAMES, check_integer
 
 SET_FILE = "set.json"
 JOURNAL_FILE = "unfinished.json"

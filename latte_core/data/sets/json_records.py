@@ -10,8 +10,7 @@ from typing import Any, TypeVar, cast
 
 from ...checkpoint.writing.writer import unwritable
 from ...errors import InvalidInputError
-from ...files import atomic_write
-from ...meta_modules import read_json
+from ...files import atomic_write, read_json
 from .format import ClipRecord, LatentSetInfo, SetRecord, ShardRecord, Skip, damaged_set
 
 FORMAT = "latte-latent-set"

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ...checkpoint.writing.writer import write_safetensors
+from ...checks import check_integer
 from ...errors import InvalidInputError, NonFiniteError
-from ...types import LATENT_CHANNELS, check_integer
+from ...types import LATENT_CHANNELS
 from .check import moment_names
 from .format import (
     CAPTIONS_ENTRY,

@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ...checks import MAX_SEED
 from ...config.class_names import find_class
 from ...config.latte import LatteConfig
 from ...errors import IncompatibleInputsError, InvalidInputError
 from ...sampling.noise import generator_for
-from ...types import MAX_SEED
 
 RANDOM = "random"
 LABEL_STREAM = 2**63  # keeps the draw of labels apart from that of noise

@@ -23,8 +23,8 @@ from ...checkpoint.recognition.identify import identify
 from ...config.class_names import known_names
 from ...config.latte import LatteConfig
 from ...errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
+from ...files import MAX_JSON_BYTES, read_json
 from ...memory import MemoryPlan, PartSizes, Stages, check_memory, choose_plan
-from ...meta_modules import MAX_JSON_BYTES, read_json
 from ...model.latte.transformer import Latte
 from ...model.layers import set_feed_forward_rows
 from ...shipped import CLASS_STARTER, CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS

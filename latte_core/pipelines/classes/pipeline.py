@@ -13,6 +13,7 @@ from torch import Tensor
 from ...acceleration.run import CachedLatte, CacheReport, RunCache
 from ...acceleration.settings import CacheSettings
 from ...checkpoint.lora.reader import merge_lora_file
+from ...checks import MAX_FRAMES, check_integer
 from ...config.latte import LatteConfig
 from ...diffusion import check_eta, space_timesteps
 from ...errors import IncompatibleInputsError, InvalidInputError
@@ -24,7 +25,7 @@ from ...sampling.noise import check_noise_order, check_seeds
 from ...sampling.reference import METHODS, sample_reference
 from ...sampling.reference_noise import ReferenceStream
 from ...sampling.spaced import NoiseOfStep
-from ...types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, VideoShape, check_integer
+from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..batch import check_batch, join_noise, slices
 from ..part_sizes import check_room_for_cache

@@ -14,8 +14,8 @@ from ...checkpoint.loading.loader import load_t2v
 from ...checkpoint.reading.reader import read_tensors
 from ...devices import half_type
 from ...errors import CheckpointError, InvalidInputError
+from ...files import read_json
 from ...memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
-from ...meta_modules import read_json
 from ...model.layers import set_feed_forward_rows
 from ...precision.layers import stored_format
 from ...precision.quantize import quantize_text, text_format

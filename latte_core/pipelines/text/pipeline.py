@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...acceleration.run import CacheReport, RunCache
 from ...acceleration.settings import CacheSettings
 from ...checkpoint.lora.reader import merge_lora_file
+from ...checks import MAX_FRAMES, check_integer
 from ...errors import IncompatibleInputsError
 from ...memory import MemoryPlan
 from ...model.attention import BlockHooks
@@ -30,7 +31,7 @@ from ...sampling import (
     uses_guidance,
 )
 from ...text.t5 import TextEncoder
-from ...types import MAX_FRAMES, PIXELS_PER_CELL, StepCallback, VideoShape, check_integer
+from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..batch import Batch, check_batch, make_batches
 from ..part_sizes import check_room_for_cache

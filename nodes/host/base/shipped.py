@@ -17,7 +17,7 @@ from ....latte_core.acceleration.settings import STATIC, CacheSettings
 from ....latte_core.checkpoint.reading.reader import DIGEST_KEY
 from ....latte_core.config.t2v import LatteT2VConfig
 from ....latte_core.diffusion import space_timesteps
-from ....latte_core.meta_modules import read_json
+from ....latte_core.files import read_json
 from ....latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
 from .detection import Config
 

@@ -19,8 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ....latte_core.files import atomic_write
-from ....latte_core.meta_modules import read_json
+from ....latte_core.files import atomic_write, read_json
 
 PACK = Path(__file__).resolve().parents[3]
 CONFIG_FILE = "config.json"

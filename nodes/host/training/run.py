@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....latte_core.errors import InvalidInputError
-from ....latte_core.meta_modules import read_json
+from ....latte_core.files import read_json
 from ....latte_core.training.run_folder import ENDED, RunFolder
 from ..base.progress import check_cancelled, progress_bar
 from .folders import run_folder

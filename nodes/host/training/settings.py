@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ....latte_core.checks import check_integer
 from ....latte_core.errors import CheckpointError, IncompatibleInputsError, InvalidInputError
-from ....latte_core.types import check_integer
 from ..base import paths
 from ..base.sockets import check_choice, check_number
 from .folders import SET_FILE, locate_data

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latte_core.data.latent_set import LatentSetWriter
+from latte_core.data.sets import LatentSetWriter
 from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.starter.captions import plain_caption
 from latte_core.starter.drawing import draw_clips

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from latte_core.data.latent_set import LatentSet, LatentSetWriter
+from latte_core.data.sets import LatentSet, LatentSetWriter
 from latte_core.training.train_config import TrainConfig
 
 TEXT_WIDTH = 12

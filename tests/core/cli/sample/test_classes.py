@@ -19,12 +19,12 @@ from latte_test_support.tiny.classes import (
 from latte_test_support.tiny.latte import NO_CLASSES
 from latte_test_support.tiny.pipeline import write_tiny_latte
 
+from latte_core.checks import MAX_SEED
 from latte_core.cli.main import main
 from latte_core.cli.sample.jobs import plan
 from latte_core.errors import InvalidInputError
 from latte_core.pipelines.classes.labels import random_labels
 from latte_core.pipelines.classes.pipeline import ClassPipeline
-from latte_core.types import MAX_SEED
 from latte_core.video import Grid, bytes_from_frames, frames_from_bytes, read_video, write_video
 
 QUICK = ["--steps", "2", "--device", "cpu"]
