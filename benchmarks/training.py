@@ -2,14 +2,14 @@
 
     python benchmarks/training.py [--pairs 10] [--depth 8] [--hidden 192]
 
-The authors' recipe (latte.md 2, 10) as its formulas say it: each block evaluates its modulation for
-every frame (spatial blocks) or every place (temporal blocks), attention is an explicit softmax, the
-loss is computed from tables cast at each step, the gradient's norm is always taken, AdamW has
-torch's defaults and the average is updated weight by weight. Ours is `latte_core.training`. Both
-start from the same weights and see the same clips, noise and timesteps; both run in turn, the order
-changing from pair to pair, after a warm-up. Printed are the median of the pairwise ratios of tokens
-per second (above 1: ours is faster), the difference of the losses, and the peak of memory that an
-update needs with and without checkpointed activations.
+The authors' recipe (docs/model.md 2, 10) as its formulas say it: each block evaluates its
+modulation for every frame (spatial blocks) or every place (temporal blocks), attention is an
+explicit softmax, the loss is computed from tables cast at each step, the gradient's norm is always
+taken, AdamW has torch's defaults and the average is updated weight by weight. Ours is
+`latte_core.training`. Both start from the same weights and see the same clips, noise and timesteps;
+both run in turn, the order changing from pair to pair, after a warm-up. Printed are the median of
+the pairwise ratios of tokens per second (above 1: ours is faster), the difference of the losses,
+and the peak of memory that an update needs with and without checkpointed activations.
 """
 
 from __future__ import annotations

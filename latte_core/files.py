@@ -1,4 +1,4 @@
-"""Whole files under their final names (reliability R49-R51), and the user's cache folder."""
+"""Whole files under their final names (docs/faults.md R49-R51), and the user's cache folder."""
 
 from __future__ import annotations
 

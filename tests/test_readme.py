@@ -20,7 +20,8 @@ from latte_core.sampling import SAMPLER_NAMES
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/training.md", "docs/evaluation.md"]
-PAGES = [*READMES, *GUIDES, "docs/memory.md", "docs/architecture.md", "CHANGELOG.md", "SECURITY.md"]
+OTHERS = ["acceleration", "architecture", "comfyui", "faults", "memory", "model", "speed"]
+PAGES = [*READMES, *GUIDES, "CHANGELOG.md", "SECURITY.md", *(f"docs/{one}.md" for one in OTHERS)]
 COMMAND = re.compile(r"<!-- command: (\w+) -->\n```bash\n(.+)\n```")
 SHELL_LINE = re.compile(r"^(?:\S+ && )*python -m latte_core ((?:.|\\\n)+?)(?<!\\)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#]+)\)")

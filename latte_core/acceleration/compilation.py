@@ -1,10 +1,10 @@
 """Compile the blocks of a Latte with torch.compile, one graph for all layers of a kind.
 
-Regional compilation (performance.md 3.6): the graph of a block is made once for the size of a run
-and used by every layer, at every step, for prompts of any length: those are padded to a few, under
-a bias, because torch makes a graph of its own for a single token. Embedding, timestep tables, text
-keys and values, caching decisions and the head stay outside, so that nothing they do makes a graph
-anew. Weights are inputs of a graph: a LoRA merged into them is seen, without compiling again.
+Regional compilation (docs/acceleration.md 8): the graph of a block is made once for the size of a
+run and used by every layer, at every step, for prompts of any length: those are padded to a few,
+under a bias, because torch makes a graph of its own for a single token. Embedding, timestep tables,
+text keys and values, caching decisions and the head stay outside, so that nothing they do makes a
+graph anew. Weights are inputs of a graph: a LoRA merged into them is seen, without compiling again.
 
 Where compiling fails, blocks run as they are, after a single warning; see `RegionalCompiler`.
 """

@@ -2,7 +2,7 @@
 
 A block is called with a record of the whole run, of which it reads its own text keys and values, a
 few sizes and the hooks. Handed over piece by piece, that is the same for every layer, so that one
-graph serves all of them; see performance.md 3.6.
+graph serves all of them; see docs/acceleration.md 8.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Residuals of the last full steps, and what they say of the next (performance.md 2.6, TaylorSeer).
+"""Residuals of the last full steps, and what they say of the next (docs/acceleration.md 7).
 
 The forecast is the polynomial through the residuals of the last full steps, evaluated at the step
 in question. For evenly spaced steps that is Newton's formula of backward differences, which their

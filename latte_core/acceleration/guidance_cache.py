@@ -3,8 +3,8 @@
 In some steps only the rows with the prompt (or class) are computed. What the other half would have
 predicted is the followed prediction plus the difference of the two at the last step that computed
 both, taken apart into low and high spatial frequencies that are weighted by the time in the run
-(FasterCache, arXiv 2410.19355, section 3.3; performance.md 2.3). The Fourier transform is linear,
-so the two parts are kept as latents and no transform is needed to rebuild.
+(FasterCache, arXiv 2410.19355, section 3.3; docs/acceleration.md 4). The Fourier transform is
+linear, so the two parts are kept as latents and no transform is needed to rebuild.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pyramid attention broadcast (arXiv 2408.12588; performance.md 2.2) through the attention hook.
+"""Pyramid attention broadcast through the attention hook (docs/acceleration.md 3).
 
 Each kind of attention is computed in every n-th step and its result used again in between, while
 the timestep lies inside a window. Here the result is what comes out of the softmax attention, in

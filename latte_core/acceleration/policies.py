@@ -1,7 +1,7 @@
-"""When the blocks of a step run and when they are skipped; decisions only (performance.md 2.1-2.6).
+"""When the blocks of a step run and when they are skipped (docs/acceleration.md 1, 2, 5, 6).
 
-A policy is a record without state. What it has to remember from step to step is one number, which
-it is handed and hands back, so every decision can be repeated on paper.
+Decisions only. A policy is a record without state: what it has to remember from step to step is one
+number, which it is handed and hands back, so every decision can be repeated on paper.
 
 Sources: TeaCache (arXiv 2411.19108), first-block cache (ParaAttention), LeMiCa (arXiv 2511.00090).
 """

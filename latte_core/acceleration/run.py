@@ -1,7 +1,7 @@
 """The caches of one run, and the model calls that go through them.
 
 Everything a run remembers is in one object that is made when the run begins and dropped when it
-ends, however it ends (reliability R37-R39).
+ends, however it ends (docs/faults.md R37-R39).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Configuration of the class-conditional and unconditional Latte, with the paper's variants.
 
-Source: the settings of the released models (latte.md 1, 2.1) and of the paper's ablations (latte.md
-4). The released weights are variant 1 with every other choice at its default.
+Source: the settings of the released models (docs/model.md 1, 2.1) and of the paper's ablations
+(docs/model.md 4). The released weights are variant 1 with every other choice at its default.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXTRAS = {1: "none", 2: "class", 78: "clip_text"}
 # Keys of the reference's settings files that do not shape the network.
 IGNORED_KEYS = frozenset({"attention_bias", "attention_mode", "fixed_spatial", "frame_interval"})
 
-# name -> (depth, hidden_size, num_heads); "Latte-XL/2" adds the patch size (latte.md 1)
+# name -> (depth, hidden_size, num_heads); "Latte-XL/2" adds the patch size (docs/model.md 1)
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 PATCH_SIZES = (2, 4, 8)
 XL_DEPTH_OF_TWO_ATTENTIONS = 23  # variants 3 and 4 of XL, for as many weights as 1 and 2 have

@@ -1,6 +1,6 @@
 """Configuration of the text-to-video transformer, read from and written to Latte's own JSON.
 
-Source: the published `transformer/config.json` of Latte-1 (latte.md 5.1).
+Source: the published `transformer/config.json` of Latte-1 (docs/model.md 5.1).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The 101 actions of UCF101, in the order of their class labels.
 
-The labels are the data set's folders sorted by code point, so capitals come first (latte.md 10,
-"class index = alphabetical order of class folders"): `HammerThrow` is 34 and `Hammering` 35,
-`JumpRope` is 46 and `JumpingJack` 47. The data set's own numbered list has these two pairs the
-other way round; weights were trained with the order here.
+The labels are the data set's folders sorted by code point (docs/model.md 10), so capitals come
+first: `HammerThrow` is 34 and `Hammering` 35, `JumpRope` is 46 and `JumpingJack` 47. The data set's
+own numbered list has these two pairs the other way round; weights were trained with the order here.
 """
 
 from __future__ import annotations

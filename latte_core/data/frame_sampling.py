@@ -1,4 +1,4 @@
-"""Which frames of a clip a training step sees, as the reference picks them (latte.md section 10).
+"""Which frames of a clip a training step sees, as the reference picks them (docs/model.md 10).
 
 A window of num_frames x interval frames is placed at random; shorter clips are one window. Video
 files are sampled evenly over the window ("linspace"), frame folders at a fixed stride ("stride").

@@ -3,7 +3,7 @@
 In the layout "folder" a clip is a video, or a folder that holds its frames as pictures. Clips lie
 in the folder itself, or in one sub-folder for each class. Captions are read by `captions.py`.
 
-The layouts of the published sets follow the reference's data loaders (latte.md section 10).
+The layouts of the published sets follow the reference's data loaders (docs/model.md 10).
 """
 
 from __future__ import annotations

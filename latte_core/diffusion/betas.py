@@ -12,7 +12,7 @@ BETA_END = 2e-2
 
 
 def linear_betas(start: float = BETA_START, end: float = BETA_END) -> Tensor:
-    """Return betas that rise linearly; the defaults are those of every Latte (latte.md 7.1)."""
+    """Return betas that rise linearly; the defaults are every Latte's (docs/model.md 7.1)."""
     return torch.linspace(start, end, TRAIN_STEPS, dtype=torch.float64)
 
 

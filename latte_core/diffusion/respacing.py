@@ -1,6 +1,6 @@
 """Which of the 1000 training timesteps a run visits, as the reference's step strings say it.
 
-Source: latte.md 7.1.
+Source: docs/model.md 7.1.
 """
 
 from __future__ import annotations

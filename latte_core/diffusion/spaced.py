@@ -1,4 +1,4 @@
-"""A diffusion process on some of the training timesteps (latte.md 7.1)."""
+"""A diffusion process on some of the training timesteps (docs/model.md 7.1)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The kernel distance between two sets of features (KID; Binkowski et al., 2018).
 
 The squared maximum mean discrepancy with the kernel (x . y / D + 1)^3, without bias, averaged over
-random subsets and given times 1000 (latte.md 11).
+random subsets and given times 1000 (docs/model.md 11).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a metric is measured: the options that decide a number, and the presets of the reference.
 
-The presets follow the tools of the authors (latte.md 11). Where those draw at random without a
+The presets follow the tools of the authors (docs/model.md 11). Where those draw at random without a
 seed, these draw with one. `fvd2048_128f_subsample8f` does not run there; here its clips span as
 many frames as those of `fvd2048_128f`, of which every eighth is kept on both sides.
 """

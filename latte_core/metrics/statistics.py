@@ -1,6 +1,6 @@
 """Mean and covariance of features that arrive in batches, on one machine or on several.
 
-The covariance is the biased one, E[x x^T] - mean mean^T, as in the reference (latte.md 11): it
+The covariance is the biased one, E[x x^T] - mean mean^T, as in the reference (docs/model.md 11): it
 divides by the number of samples, not by one less. It is kept as the sum of products of deviations
 from the running mean, which is the same number without the cancellation, and which two processes
 can join (Chan, Golub and LeVeque, 1979, eq. 1.5).

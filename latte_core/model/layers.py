@@ -1,4 +1,4 @@
-"""Embedders, the feed-forward layer and the final layer of LatteT2V (latte.md 5.3-5.7)."""
+"""Embedders, the feed-forward layer and the final layer of LatteT2V (docs/model.md 5.3-5.7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMESTEP_FEATURES = 256
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
-    """Encode timesteps (B,), fractions allowed: (B, 256) float32, cosines first (latte.md 2.4)."""
+    """Encode timesteps (B,), fractions too: (B, 256) float32, cosines first (docs/model.md 2.4)."""
     half = TIMESTEP_FEATURES // 2
     index = torch.arange(half, dtype=torch.float32, device=timesteps.device)
     angles = timesteps.float()[:, None] * torch.exp(-math.log(10000) / half * index)

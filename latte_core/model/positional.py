@@ -1,4 +1,4 @@
-"""Sine-cosine tables for token positions (latte.md 2.3 and 5.3).
+"""Sine-cosine tables for token positions (docs/model.md 2.3 and 5.3).
 
 The one-dimensional tables are computed in float64 on the CPU and rounded to float32; only then are
 they moved, because some devices have no float64. A two-dimensional table is two of them side by

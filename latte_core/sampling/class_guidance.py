@@ -1,4 +1,4 @@
-"""Classifier-free guidance as the class-conditional Latte applies it (latte.md 2.9).
+"""Classifier-free guidance as the class-conditional Latte applies it (docs/model.md 2.9).
 
 Only the noise channels are guided; the variance logits stay those of the class. On the batch axis
 the class comes first and the null class, whose number is the number of classes, second.

@@ -1,8 +1,8 @@
 """Classifier-free guidance (Ho & Salimans, 2022) as Latte's text-to-video pipeline applies it.
 
 All eight output channels are guided, variance logits included; the sampler then drops the last four
-unless it uses them (latte.md 6.4). On the batch axis the negative half comes first. Classes are
-guided otherwise, see `class_guidance.py`.
+unless it uses them (docs/model.md 6.4). On the batch axis the negative half comes first. Classes
+are guided otherwise, see `class_guidance.py`.
 """
 
 from __future__ import annotations

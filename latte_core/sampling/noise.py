@@ -1,8 +1,8 @@
 """Seeds to noise: drawn in float32 on the CPU, from generators made for one run.
 
-The global random state is never read or changed. Two draw orders exist (decision A18): `comfyui`
-draws each video as (F, 4, h, w), which is what KSampler draws for a batch of frames; `reference`
-draws (B, 4, F, h, w), as the authors' pipeline does.
+The global random state is never read or changed. Two draw orders exist (docs/model.md 7.2):
+`comfyui` draws each video as (F, 4, h, w), which is what KSampler draws for a batch of frames;
+`reference` draws (B, 4, F, h, w), as the authors' pipeline does.
 """
 
 from __future__ import annotations

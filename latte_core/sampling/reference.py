@@ -1,4 +1,4 @@
-"""The class-conditional and unconditional Latte sampled as its authors do (latte.md 2.9, 7.1)."""
+"""Latte without text sampled as its authors do (docs/model.md 2.9, 7.1)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from .spaced import NoiseOfStep
 
 
 class ReferenceStream:
-    """All draws of one run of the authors' class sampling scripts, in their order (latte.md 7.2).
+    """All draws of one run of the authors' class scripts, in their order (docs/model.md 7.2).
 
     One generator gives start noise, then (with guidance) labels, then the noise of each step; under
     guidance the scripts draw that of every step twice and use the first half. Videos are drawn as

@@ -1,7 +1,7 @@
 """Eight samplers as diffusers schedulers, set up for Latte.
 
 The reference builds each from the model's scheduler file with the variance type of its yaml, which
-breaks the two DPM-Solver classes; that option is left out here (latte.md 7.6).
+breaks the two DPM-Solver classes; that option is left out here (docs/model.md 7.6).
 """
 
 from __future__ import annotations

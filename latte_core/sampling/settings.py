@@ -39,7 +39,7 @@ class ScheduleSettings:
     Raises:
         InvalidInputError: for a value that has no meaning.
 
-    Source: Latte-1's scheduler_config.json (latte.md 7.5).
+    Source: Latte-1's scheduler_config.json (docs/model.md 7.5).
     """
 
     beta_start: float = BETA_START

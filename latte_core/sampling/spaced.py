@@ -1,6 +1,6 @@
 """The reference's own samplers, DDPM and DDIM on a step string's timesteps, and DDIM backwards.
 
-Source: latte.md 7.1; Ho et al., 2020; Song et al., 2021.
+Source: docs/model.md 7.1; Ho et al., 2020; Song et al., 2021.
 """
 
 from __future__ import annotations

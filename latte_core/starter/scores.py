@@ -40,7 +40,7 @@ class Scores(Rounded):
 
     `red_without_negative` and `red_with_negative` are the shares of red objects for "a square
     moving left" with an empty negative prompt and with "red". The last six are the shares of clips
-    that are right, with guidance, for the prompts of `starter_questions.py`.
+    that are right, with guidance, for the prompts of `questions.py`.
     """
 
     clips: int
@@ -111,7 +111,7 @@ def share_answered(
     num_seeds: int,
     report: Callable[[int], None],
 ) -> float:
-    """Return the share of right answers to the questions `name` of `starter_questions.py`."""
+    """Return the share of right answers to the questions `name` of `questions.py`."""
     asked: list[Question] = make_questions(name, num_seeds)
     prompts = [one.prompt for one in asked]
     empty = [""] * len(asked)

@@ -1,6 +1,6 @@
 """The starter's own tokenizer and T5 encoder: small, but of the kind and in the files of T5-XXL.
 
-The encoder learns to read before the transformer learns to draw (see `starter_reading.py`). Then it
+The encoder learns to read before the transformer learns to draw (see `reading.py`). Then it
 is frozen, as Latte's own is. (Trained together with the transformer, it made "left" and "right" the
 same.)
 """

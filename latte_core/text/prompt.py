@@ -138,7 +138,7 @@ def clean_twice(text: str) -> str:
 
 
 def clean_caption(text: str) -> str:
-    """Clean a caption once, with the rules and the order of `latte.md` section 6.5.
+    """Clean a caption once, with the rules and the order of `docs/model.md` 6.5.
 
     Raises:
         MissingDependencyError: if ftfy or beautifulsoup4 is not installed.

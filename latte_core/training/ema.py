@@ -1,4 +1,4 @@
-"""The moving average of the weights, which samples are made with (latte.md 10)."""
+"""The moving average of the weights, which samples are made with (docs/model.md 10)."""
 
 from __future__ import annotations
 

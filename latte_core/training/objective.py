@@ -1,4 +1,4 @@
-"""The training objective: predicted noise, and the variance beside it (latte.md 10).
+"""The training objective: predicted noise, and the variance beside it (docs/model.md 10).
 
 Each clip gets a timestep t and noise e. Of x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) e the network
 predicts e, and with it how much variance a sampling step has (Nichol & Dhariwal, 2021). The loss of

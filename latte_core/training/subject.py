@@ -217,7 +217,7 @@ def tensors_of(path: Path) -> dict[str, Tensor]:
 
 
 def new_latte(architecture: dict[str, Any], config: TrainConfig) -> Latte:
-    """Build a Latte with the initial weights of latte.md 2.7, or from a DiT's."""
+    """Build a Latte with the initial weights of docs/model.md 2.7, or from a DiT's."""
     model = Latte.from_config(LatteConfig.from_dict(architecture))
     if config.initialize_from is not None:
         initialize_from_dit(model, config.initialize_from)

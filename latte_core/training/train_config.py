@@ -65,7 +65,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """One training run. Defaults are the recipe of the paper's authors (latte.md 10) unless said.
+    """One training run. Defaults are the authors' recipe (docs/model.md 10) unless said.
 
     Args:
         data: prepared sets, or folders of videos, which are prepared first.

@@ -136,7 +136,7 @@ class TrainData:
         """Return one of the captions of clip `number`, encoded: (n, C).
 
         For a hidden caption it is the empty one, with as many of its padding rows as the caption
-        would have had: what guidance sees (latte.md 6.3).
+        would have had: what guidance sees (docs/model.md 6.3).
         """
         found, index = self.place(self.clips[number])
         ids = found.caption_ids(index)

@@ -1,4 +1,4 @@
-"""Files we read that are damaged, cut or no weights: rows R05-R09 of the fault list."""
+"""Files we read that are damaged, cut or no weights: rows R05-R09 of docs/faults.md."""
 
 from __future__ import annotations
 

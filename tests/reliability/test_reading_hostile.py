@@ -1,4 +1,4 @@
-"""Files we read that were made to do harm: rows R01-R04 of the fault list."""
+"""Files we read that were made to do harm: rows R01-R04 of docs/faults.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files we read that hold another or an odd model: rows R10-R15 of the fault list."""
+"""Files we read that hold another or an odd model: rows R10-R15 of docs/faults.md."""
 
 from __future__ import annotations
 

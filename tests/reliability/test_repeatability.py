@@ -1,4 +1,4 @@
-"""Section 6: same inputs, same video. R42, R43 and R45 of the noise stand in core/sampling."""
+"""Same inputs, same video: docs/faults.md 5. R42, R43, R45 of the noise are in core/sampling."""
 
 from __future__ import annotations
 

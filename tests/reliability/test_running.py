@@ -1,4 +1,4 @@
-"""Section 5: while it runs. R32 in every sampler stands in core/sampling."""
+"""While it runs: docs/faults.md 4. R32 in every sampler is in core/sampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Section 7: files we write. R51-R53 and R55 stand beside the code they test in core/video."""
+"""Files we write: docs/faults.md 6. R51-R53 and R55 stand beside what they test in core/video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Latte's output written out from latte.md 2 to 4, one video at a time, in float64.
+"""A Latte's output written out from docs/model.md 2 to 4, one video at a time, in float64.
 
 It shares no line with the package: weights come in as a plain mapping under the released names, and
 every step is the formula with its loops. Frames are (F, S, D), S places in row-major order.
@@ -290,7 +290,7 @@ class Formula:
         return out if self.tubelet == 1 else self.frames_of_tubelets(out)
 
     def frames_of_tubelets(self, out: Tensor) -> Tensor:
-        """The transposed convolution of latte.md 4, with a bias for each frame of a tubelet."""
+        """The transposed convolution of docs/model.md 4; each frame of a tubelet has a bias."""
         channels, s = len(out), self.tubelet
         weight = self.weights["final_layer.temporal_up.weight"].view(s, channels, channels)
         bias = self.weights["final_layer.temporal_up.bias"].view(s, channels)

@@ -1,4 +1,4 @@
-"""Builders of every broken, hostile or wrong file that the reader must survive (reliability 2).
+"""Builders of every broken, hostile or wrong file that the reader must survive (docs/faults.md 1).
 
 None is stored as a blob; each is made from its description.
 """

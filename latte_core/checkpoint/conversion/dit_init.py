@@ -1,4 +1,4 @@
-"""Start a Latte from DiT's ImageNet weights: learning strategy (a) of the paper (latte.md 4, 9.4).
+"""Start a Latte from DiT's ImageNet weights, as the paper does (docs/model.md 4, 9.4).
 
 Latte has as many blocks as a DiT of its size, with the same names and shapes. All of them are
 taken, those that become temporal too; the position of frames, labels of other classes and second

@@ -1,9 +1,9 @@
-"""Start a LatteT2V from PixArt-alpha's image weights, as its authors did (latte.md 5).
+"""Start a LatteT2V from PixArt-alpha's image weights, as its authors did (docs/model.md 5).
 
 LatteT2V is PixArt-alpha with a temporal block behind each spatial one. The spatial half and
 everything around it is taken; the temporal blocks start idle: the last layers of their attention
 and feed-forward are 0, so they add nothing until they are trained. What then tells a clip from as
-many pictures is the temporal table alone, which the model adds to its tokens (latte.md 5.3).
+many pictures is the temporal table alone, which the model adds to its tokens (docs/model.md 5.3).
 """
 
 from __future__ import annotations

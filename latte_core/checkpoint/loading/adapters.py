@@ -1,8 +1,8 @@
 """Rename weights between the layouts in which they are published, key by key.
 
-LatteT2V has the same names everywhere (latte.md 5.2); one buffer is dropped. The temporal decoder
-VAE is published with diffusers' names and understood by ComfyUI with those of Stable Video
-Diffusion (comfyui.md 3.3).
+LatteT2V has the same names everywhere (docs/model.md 5.2); one buffer is dropped. The temporal
+decoder VAE is published with diffusers' names and understood by ComfyUI with those of Stable Video
+Diffusion (docs/comfyui.md 9).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read LoRA files of any trainer and give them the names ComfyUI understands (comfyui.md 1.14)."""
+"""Read LoRA files of any trainer, and name them as ComfyUI does (docs/comfyui.md 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write LoRA files that ComfyUI's own loader reads without help (comfyui.md 1.14)."""
+"""Write LoRA files that ComfyUI's own loader reads without help (docs/comfyui.md 7)."""
 
 from __future__ import annotations
 

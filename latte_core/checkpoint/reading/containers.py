@@ -1,4 +1,4 @@
-"""Find the weights inside what a training run saved (latte.md 9.3, 9.4)."""
+"""Find the weights inside what a training run saved (docs/model.md 9.3, 9.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only code that opens weights from outside (reliability R01-R09).
+"""The only code that opens weights from outside (docs/faults.md R01-R09).
 
 A header is read and checked first, by this package and not by a library; only then are tensors
 mapped or loaded, and checked again against the header.

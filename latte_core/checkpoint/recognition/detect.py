@@ -1,4 +1,4 @@
-"""Recognise a LatteT2V and its size from names and first dimensions (latte.md 9.4).
+"""Recognise a LatteT2V and its size from names and first dimensions (docs/model.md 9.4).
 
 Only the first dimension of a weight is looked at: packed 4-bit files halve the second one, and
 files read lazily may not know it. What names cannot tell (heads, text width) comes from a config

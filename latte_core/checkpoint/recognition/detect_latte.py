@@ -1,4 +1,4 @@
-"""Recognise a class-conditional or unconditional Latte, or a DiT, from its weights (latte.md 9.4).
+"""Recognise a Latte of classes or without conditions, or a DiT, by weights (docs/model.md 9.4).
 
 Names and first dimensions decide, as for LatteT2V; of the position tables, which nothing packs, the
 second dimension is read. Head count and variant do not show in weights: the variant is 1 unless a

@@ -1,4 +1,4 @@
-"""The released key names of a LatteT2V with their shapes (latte.md 5.2)."""
+"""The released key names of a LatteT2V with their shapes (docs/model.md 5.2)."""
 
 from __future__ import annotations
 

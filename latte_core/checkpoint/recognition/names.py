@@ -1,4 +1,4 @@
-"""Strip what training and other tools put before the released key names (latte.md 9.4)."""
+"""Strip what training and other tools put before the released key names (docs/model.md 9.4)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def find_prefix(names: Iterable[str], mark: str) -> str | None:
 
 def looks_like_latte(names: Iterable[str], prefix: str = "") -> bool:
     """Return whether the names behind `prefix` are those of a class-conditional or unconditional
-    Latte, or of a DiT, whose names are the same (latte.md 9.4).
+    Latte, or of a DiT, whose names are the same (docs/model.md 9.4).
 
     PixArt and its relatives have these names and cross-attention.
     """

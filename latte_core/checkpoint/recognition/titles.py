@@ -9,7 +9,7 @@ from ...config.latte import SIZES, LatteConfig
 from ...config.t2v import LatteT2VConfig
 from .families import CLASS_NODE, MODEL_NODE, UNCONDITIONAL_NODE, Family, advice_for
 
-# Starts of the published files' names -> (data set, classes) (latte.md 9.1)
+# Starts of the published files' names -> (data set, classes) (docs/model.md 9.1)
 DATA_SETS: Mapping[str, tuple[str, int]] = {
     "ffs": ("FaceForensics", 0),
     "skytimelapse": ("SkyTimelapse", 0),

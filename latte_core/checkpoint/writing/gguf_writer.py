@@ -1,8 +1,8 @@
 """Write a transformer as GGUF, for ComfyUI-GGUF's "Unet Loader (GGUF)".
 
 That loader knows a file by its architecture's name and takes no other than those of its list.
-Latte-1 has the layer names of LTX-Video there (comfyui.md 1.15); which model the file holds is then
-found from its tensors, as for any other file. The loader hands on tensors alone, so the config
+Latte-1 has the layer names of LTX-Video there (docs/comfyui.md 8); which model the file holds is
+then found from its tensors, as for any other file. The loader hands on tensors alone, so the config
 travels as one.
 """
 

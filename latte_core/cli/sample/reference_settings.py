@@ -1,4 +1,4 @@
-"""The authors' own settings files for sampling, such as ffs_sample.yaml (latte.md 7.3, 7.4)."""
+"""The authors' settings files for sampling, such as ffs_sample.yaml (docs/model.md 7.3, 7.4)."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ CLASS_RUN = Settings(sampler="ddpm", steps="250", fps=8, vae="image", half=True)
 TEXT_RUN = Settings(
     kind=TEXT, sampler="ddim", steps="50", guidance=7.5, fps=8, temporal_attention=True, half=True
 )
-# The authors' own settings (latte.md 7.3, 7.4). Length and size are those a model was trained on.
+# The authors' settings (docs/model.md 7.3, 7.4). Length and size are those a model was trained on.
 PRESETS: dict[str, Settings] = {
     "ffs": Settings(kind=UNCONDITIONAL, guidance=1.0).over(CLASS_RUN),
     "sky": Settings(kind=UNCONDITIONAL, guidance=1.0).over(CLASS_RUN),

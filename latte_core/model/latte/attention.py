@@ -1,4 +1,4 @@
-"""What the blocks of one call of Latte share, and their attention (latte.md 2.5 and 4).
+"""What the blocks of one call of Latte share, and their attention (docs/model.md 2.5 and 4).
 
 Tokens are (B, F, S, D) and stay in this order where the fused kernel attends across frames, which
 reads queries, keys and values from the rows that one projection made. Torch's own attention there,

@@ -1,4 +1,4 @@
-"""The blocks of Latte in the paper's four arrangements (latte.md 2.5 and 4).
+"""The blocks of Latte in the paper's four arrangements (docs/model.md 2.5 and 4).
 
 Tokens are (B, F, S, D) from the first block to the last: F frames (or tubelets), S places in each.
 The condition of the modulation is (B, 1, D), one row for all tokens of a video, or (B, 1 + I, D)

@@ -1,4 +1,4 @@
-"""Embedders and the final layer of Latte, under their released names (latte.md 2.2-2.6)."""
+"""Embedders and the final layer of Latte, under their released names (docs/model.md 2.2-2.6)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Latte, the class-conditional and unconditional video transformer (arXiv 2401.03048).
 
-One model for the reference's Latte and LatteIMG (latte.md 2 and 3), whose weights have the same
-names and meaning, and for the paper's four variants (latte.md 4). Attribute names are those of the
-released weights.
+One model for the reference's Latte and LatteIMG (docs/model.md 2 and 3), whose weights have the
+same names and meaning, and for the paper's four variants (docs/model.md 4). Attribute names are
+those of the released weights.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Latte(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Latte:
-        """Build a model to train, with initial weights (latte.md 2.7): its output is exactly 0.
+        """Build a model to train, with initial weights (docs/model.md 2.7): its output is 0.
 
         Raises:
             InvalidInputError: for an unknown key or a value out of range.
@@ -142,7 +142,7 @@ class Latte(nn.Module):
                 waiting for an accelerator.
             text_embedding: (B, 77, 768), or flattened; for "clip_text" models.
             num_images: how many of the F frames, the last ones, are single images, which no
-                temporal attention sees (joint training, latte.md 3).
+                temporal attention sees (joint training, docs/model.md 3).
             image_labels: (B, num_images) labels of the images; without them the clip's serve.
             drop_labels: (B,), True where the null class takes the place of a video's label and of
                 its images' labels. By default labels are dropped in training mode only, at random
@@ -342,7 +342,7 @@ class Latte(nn.Module):
 
 @torch.no_grad()
 def initialize(model: Latte) -> None:
-    """Set the initial weights of latte.md 2.7; nothing is done to weights without storage."""
+    """Set the initial weights of docs/model.md 2.7; nothing is done to weights without storage."""
     if model.pos_embed.is_meta:
         return
     config = model.config
@@ -366,7 +366,7 @@ def initialize(model: Latte) -> None:
 
 @torch.no_grad()
 def fill_tables(model: Latte) -> None:
-    """Write both position tables by their formula (latte.md 2.3)."""
+    """Write both position tables by their formula (docs/model.md 2.3)."""
     config, device = model.config, model.pos_embed.device
     side = config.table_side
     model.pos_embed.copy_(integer_table(config.hidden_size, side, side, device))

@@ -1,4 +1,4 @@
-"""The spatial and the temporal block of LatteT2V (latte.md 5.6).
+"""The spatial and the temporal block of LatteT2V (docs/model.md 5.6).
 
 Tokens stay in one layout, (B, F*S, D) with frames outermost, from the first block to the last. Only
 attention regroups them: spatial attention sees (B*F, S, D), which is a view, and so is what torch's

@@ -1,4 +1,4 @@
-"""LatteT2V, the text-to-video transformer of Latte (arXiv 2401.03048; latte.md section 5).
+"""LatteT2V, the text-to-video transformer of Latte (arXiv 2401.03048; docs/model.md 5).
 
 Spatial blocks (self-attention within a frame, cross-attention to the text) alternate with temporal
 blocks (self-attention across frames at each place). Attribute names are those of the released

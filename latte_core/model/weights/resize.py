@@ -1,4 +1,4 @@
-"""Give a Latte position tables for other lengths and sizes (latte.md 2.3).
+"""Give a Latte position tables for other lengths and sizes (docs/model.md 2.3).
 
 LatteT2V needs nothing of the kind: it keeps no tables.
 """

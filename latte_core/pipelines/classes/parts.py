@@ -36,7 +36,8 @@ from .vae import check_vae_choice, open_vae, require_vae, vae_beside
 
 TRANSFORMER_FOLDER = "transformer"
 NAMES_FILE = "classes.json"
-REFERENCE_GUIDANCE = 7.0  # of ucf101_sample.yaml; unconditional models have none (latte.md 7.3)
+# Of ucf101_sample.yaml; unconditional models have none (docs/model.md 7.3).
+REFERENCE_GUIDANCE = 7.0
 
 logger = logging.getLogger("latte")
 

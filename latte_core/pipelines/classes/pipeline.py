@@ -200,7 +200,7 @@ class ClassPipeline(SpeedUps):
                 seed; one for all videos, or one for each. None for unconditional models only.
             num_frames, height, width: by default those the model was trained on.
             method: `ddpm` or `ddim`.
-            steps: "250", "10,15,20" or "ddim50" (latte.md 7.1).
+            steps: "250", "10,15,20" or "ddim50" (docs/model.md 7.1).
             guidance_scale: above 1 the class is followed more closely; 1 or less is off.
             eta: noise per step of ddim, 0 .. 1.
             seed: one for all videos (they continue one stream), or one for each.

@@ -16,7 +16,7 @@ from ...vae.frames import VideoVAE
 from ..text.parts import BESIDE, VAE_FOLDERS
 
 VAE_KINDS = ("image", "temporal")
-# The authors' names of one VAE with three decoders (latte.md 8).
+# The authors' names of one VAE with three decoders (docs/model.md 8).
 IMAGE_FOLDERS = ("vae", "sd-vae-ft-ema", "sd-vae-ft-mse")
 
 

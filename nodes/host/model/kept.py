@@ -2,7 +2,7 @@
 
 ComfyUI asks a model once per run and conditioning for its conditions (`extra_conds`), and takes
 those through all calls of the run. What is kept travels with them: it belongs to no module, is
-found without any node of ours, and is gone with the run (comfyui.md 1.11).
+found without any node of ours, and is gone with the run (docs/comfyui.md 4).
 """
 
 from __future__ import annotations

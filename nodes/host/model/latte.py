@@ -1,8 +1,8 @@
 """Class-conditional and unconditional Lattes as native ComfyUI models; also DiT's image models.
 
-The siblings of `model.py`: the same latents, schedule and patches. A label takes the place of text;
+The siblings of `t2v.py`: the same latents, schedule and patches. A label takes the place of text;
 guidance reaches the predicted noise alone, since the variance never leaves the transformer as part
-of its output (latte.md 2.9).
+of its output (docs/model.md 2.9).
 """
 
 from __future__ import annotations

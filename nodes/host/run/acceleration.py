@@ -1,9 +1,9 @@
 """Latte's step caches inside ComfyUI: what a run remembers, from its beginning to its end.
 
 The state is made in an OUTER_SAMPLE wrapper and lives in that run's copy of `transformer_options`,
-never on the module (comfyui.md 7.4). The cache is put around the run's other block patches: blocks
-that run, run through `patches_replace`; in a skipped step no patch is called, because its blocks
-are not. What patches did in the last full step is part of the residual that is used again.
+never on the module (docs/comfyui.md 10). The cache is put around the run's other block patches:
+blocks that run, run through `patches_replace`; in a skipped step no patch is called, because its
+blocks are not. What patches did in the last full step is part of the residual that is used again.
 """
 
 from __future__ import annotations

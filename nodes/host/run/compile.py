@@ -3,7 +3,7 @@
 The blocks belong to a module that all copies of a MODEL share, so they are compiled for the length
 of one call, in an APPLY_MODEL wrapper under the key that ComfyUI's TorchCompileModel uses: the
 last of both nodes wins. Graphs belong to the module, as its weights do, and outlive a change of
-LoRA, prompt or node (comfyui.md 1.11, 1.12; ComfyUI issue 6415).
+LoRA, prompt or node (docs/comfyui.md 4, 5; ComfyUI issue 6415).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def sample_ddim(
 ) -> Tensor:
     """Run Latte's DDIM; the shape of a k-diffusion sampler function, for `KSAMPLER`.
 
-    Source: Song et al., 2021, equation 12; comfyui.md 1.13.
+    Source: Song et al., 2021, equation 12; docs/comfyui.md 6.
     """
     levels = levels_of(sigmas)
 
@@ -84,7 +84,7 @@ def sample_ddpm(
             of the positive conditioning, as class-conditional models have it.
         temporal_attention: off makes every frame a picture of its own.
 
-    Source: Ho et al., 2020; Nichol & Dhariwal, 2021; latte.md 7.1.
+    Source: Ho et al., 2020; Nichol & Dhariwal, 2021; docs/model.md 7.1.
     """
     levels = levels_of(sigmas)
     posterior = posterior_of(levels)

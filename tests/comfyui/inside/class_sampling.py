@@ -108,7 +108,7 @@ def check_two_class_videos_equal_the_reference(stage: Stage) -> None:
 
 
 def check_null_class_is_what_guidance_leads_away_from(stage: Stage) -> None:
-    """One step of KSampler from nothing but noise, against the formula of latte.md 2.9."""
+    """One step of KSampler from nothing but noise, against the formula of docs/model.md 2.9."""
     model, core = load(stage), core_model(stage)
     guided = stage.part("latte_core.sampling.class_guidance").forward_with_guidance
     sigma = float(model.get_model_object("model_sampling").sigma_max)

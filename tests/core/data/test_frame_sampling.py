@@ -11,7 +11,7 @@ import pytest
 from latte_core.data.frame_sampling import frame_indices, num_needed
 from latte_core.errors import InvalidInputError
 
-SPREAD = (0, 3, 6, 9, 12, 15, 18, 21, 25, 28, 31, 34, 37, 40, 43, 47)  # latte.md section 10
+SPREAD = (0, 3, 6, 9, 12, 15, 18, 21, 25, 28, 31, 34, 37, 40, 43, 47)  # docs/model.md 10
 STRIDE = tuple(range(0, 48, 3))
 LATTE = {"num_frames": 16, "interval": 3}
 

@@ -7,7 +7,7 @@ import pytest
 from latte_core.diffusion import space_timesteps
 from latte_core.errors import InvalidInputError
 
-# latte.md 7.1: how many, the first and the last ones
+# docs/model.md 7.1: how many, the first and the last ones
 EXAMPLES: dict[str, tuple[int, list[int], list[int]]] = {
     "250": (250, [0, 4, 8], [995, 999]),
     "50": (50, [0, 20, 41, 61, 82], [979, 999]),

@@ -39,7 +39,7 @@ def ours(script: Any) -> Any:
 
 def test_recipe_of_the_authors_costs_what_is_published_of_it(script: Any) -> None:
     found = script.count_recipe(2).counts()
-    assert found.tflop == pytest.approx(2 * 3.786, rel=1e-3)  # latte.md 14
+    assert found.tflop == pytest.approx(2 * 3.786, rel=1e-3)  # docs/model.md 14
     assert found.gemms == 28 * (5 + 2) + 5  # with both products of each attention
 
 

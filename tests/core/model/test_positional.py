@@ -1,4 +1,4 @@
-"""Position tables against the printed vectors of the specification (latte.md 16)."""
+"""Position tables against the printed values of the formulas (docs/model.md 16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance of the class-conditional Latte (latte.md 2.9), exactly."""
+"""Guidance of the class-conditional Latte (docs/model.md 2.9), exactly."""
 
 from __future__ import annotations
 

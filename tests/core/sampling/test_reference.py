@@ -1,4 +1,4 @@
-"""The reference's own samplers against loops written out here from the formulas of latte.md 7.1."""
+"""The reference's own samplers against loops written out from docs/model.md 7.1."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def formula_timesteps(count: int) -> list[int]:
 
 
 def predict(model: Model, x: Tensor, t: int, labels: Tensor | None, scale: float) -> Tensor:
-    """Output of the model, guided on the first four channels (latte.md 2.9)."""
+    """Output of the model, guided on the first four channels (docs/model.md 2.9)."""
     times = torch.full((len(x),), t)
     with torch.no_grad():
         followed = model(x, times, labels)

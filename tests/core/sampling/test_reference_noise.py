@@ -1,4 +1,4 @@
-"""The authors' order of draws (latte.md 7.2), draw by draw."""
+"""The authors' order of draws (docs/model.md 7.2), draw by draw."""
 
 from __future__ import annotations
 

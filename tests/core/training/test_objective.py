@@ -1,4 +1,4 @@
-"""The training objective against the formulas of latte.md 7.1 and 10, in float64."""
+"""The training objective against the formulas of docs/model.md 7.1 and 10, in float64."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain_cdf(x: Tensor) -> Tensor:
 
 
 def written_out(output: Tensor, clean: Tensor, noise: Tensor, t: int) -> tuple[float, float]:
-    """Return squared error and variational term of one clip, as the spec writes them."""
+    """Return squared error and variational term of one clip, as the formulas say."""
     betas, alphas, before = schedule()
     output, clean, noise = output.double(), clean.double(), noise.double()
     beta, alpha, previous = betas[t], alphas[t], before[t]

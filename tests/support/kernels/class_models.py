@@ -3,7 +3,7 @@
     [TRITON_INTERPRET=1] python tests/support/kernels/class_models.py DEVICE
 
 The process prints JSON: for each case and type how far both ways are apart, the errors of both
-against float64, and how often the kernels were called. See `kernel_cases.py`.
+against float64, and how often the kernels were called. See `operators.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     [TRITON_INTERPRET=1] python tests/support/kernels/eight_bit.py DEVICE
 
-The process prints JSON; see `kernel_cases.py` for why it is a process.
+The process prints JSON; see `operators.py` for why it is a process.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 from latte_core.checkpoint import is_svd_layout, temporal_vae_to_diffusers, temporal_vae_to_svd
 from latte_core.errors import UnknownArchitectureError
 
-# Facts of comfyui.md 3.3, for a VAE of four levels.
+# Facts of docs/comfyui.md 9, for a VAE of four levels.
 PAIRS = {
     "decoder.conv_in.weight": "decoder.conv_in.weight",
     "decoder.mid_block.resnets.0.spatial_res_block.conv1.weight": (

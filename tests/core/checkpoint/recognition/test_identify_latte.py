@@ -26,7 +26,7 @@ from latte_core.model.latte.transformer import Latte
 CLASSES: dict[str, Any] = {"conditioning": "class", "num_classes": 101}
 IMAGENET: dict[str, Any] = {"conditioning": "class", "num_classes": 1000, **IMAGE}
 
-# file -> (preset, changes, sentence, tensors, parameters of latte.md 1)
+# file -> (preset, changes, sentence, tensors, parameters of docs/model.md 1)
 PUBLISHED: dict[str, tuple[str, dict[str, Any], str, int, int]] = {
     "ffs.safetensors": (
         "XL/2",

@@ -1,4 +1,4 @@
-"""Settings files of the authors, written here with the keys and values of latte.md 7.3 and 7.4."""
+"""Settings files of the authors, with the keys and values of docs/model.md 7.3 and 7.4."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published sizes: names, counts, cost, tables and initial weights (latte.md 1, 2, 14, 16)."""
+"""The published sizes: names, counts, cost, tables, initial weights (docs/model.md 1, 2, 14)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from latte_core.config.latte import PRESETS, LatteConfig
 from latte_core.model.latte.transformer import Latte
 
-# preset -> trainable weights, extras=1, 256 pixels (latte.md 1)
+# preset -> trainable weights, extras=1, 256 pixels (docs/model.md 1)
 TRAINABLE = {
     "Latte-S/2": 32_480_672,
     "Latte-S/4": 32_536_064,
@@ -34,7 +34,7 @@ WITH_TABLES = {"S": 32_585_120, "B": 129_755_936, "L": 457_094_176, "XL": 673_99
 OF_CLASSES = {"S": 32_624_288, "B": 129_834_272, "L": 457_198_624, "XL": 674_112_416}
 NUM_KEYS = {"S": 132, "B": 132, "L": 252, "XL": 292}
 CLASSES: dict[str, Any] = {"extras": 2, "num_classes": 101}
-# size -> tera-operations of one 16-frame video at 256 pixels, patch 2 (latte.md 14)
+# size -> tera-operations of one 16-frame video at 256 pixels, patch 2 (docs/model.md 14)
 TERA = {"Latte-XL/2": 3.786, "Latte-L/2": 2.570, "Latte-B/2": 0.728, "Latte-S/2": 0.187,
         "Latte-XL/4": 0.937, "Latte-XL/8": 0.237}  # fmt: skip
 
@@ -123,7 +123,7 @@ def flops(model: Latte, frames: int = 16) -> int:
 
 
 def formula_flops(config: LatteConfig, rows: int, final_rows: int) -> int:
-    """latte.md 14 for any size, the modulation evaluated on `rows` conditions in each block."""
+    """docs/model.md 14 for any size, with modulation evaluated on `rows` conditions in a block."""
     width, frames, places = config.hidden_size, 16, config.table_side**2
     tokens = frames * places
     patch = config.patch_size**2
@@ -141,7 +141,7 @@ def test_cost_is_the_formulas_with_the_modulation_computed_once(preset: str) -> 
     places = config.table_side**2
     half = config.depth // 2
     released = formula_flops(config, half * (16 + places), final_rows=16)
-    # the specification prints three decimals
+    # the page prints three decimals
     assert released / 1e12 == pytest.approx(TERA[preset], abs=5.1e-4)
     once = formula_flops(config, config.depth, final_rows=1)
     assert flops(model) == pytest.approx(once, rel=1e-3)

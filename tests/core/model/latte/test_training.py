@@ -1,4 +1,4 @@
-"""Every arrangement of Latte learns, and comes back from its file as it was (latte.md 4)."""
+"""Every arrangement of Latte learns, and comes back from its file as it was (docs/model.md 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latte against the formula of latte.md 2 to 4, for every size, conditioning and arrangement."""
+"""Latte against docs/model.md 2 to 4, for every size, conditioning and arrangement."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_clip_does_not_depend_on_the_images_behind_it(variant: int) -> None:
     together = model(**given)
     clip, labels = given["latents"][:, :, :3], given["class_labels"]
     alone = model(clip, given["timesteps"], labels)
-    # products of another number of rows round differently (latte.md 3: 2.4e-7 on the reference)
+    # products of another number of rows round differently (docs/model.md 3)
     assert float((together[:, :, :3] - alone).abs().max()) <= 2e-6
     given["latents"][:, :, 3:] += 1
     given["image_labels"] = (given["image_labels"] + 1) % 5

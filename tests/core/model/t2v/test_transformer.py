@@ -154,7 +154,7 @@ def test_full_size_forward_computes_text_keys_and_values_once() -> None:
 
 
 def full_size_flops(batch: int, length: int) -> float:
-    """latte.md 14, with the text's keys and values counted once instead of per frame."""
+    """docs/model.md 14, with the text's keys and values counted once instead of per frame."""
     width, frames, places = 1152, 16, 1024
     tokens = batch * frames * places
     pair_of_blocks = (
