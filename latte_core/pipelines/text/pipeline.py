@@ -33,10 +33,10 @@ from ...sampling import (
 from ...text.t5 import TextEncoder
 from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
-from ..batch import Batch, check_batch, make_batches
 from ..part_sizes import check_room_for_cache
 from ..run import OUTPUTS, PipelineResult, check_choice, listeners, naming_size, noise_of_videos
 from ..speed import SpeedUps
+from .batch import Batch, check_batch, make_batches
 from .inputs import TextInputs, make_conditions
 from .parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
 

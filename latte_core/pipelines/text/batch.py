@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..checks import MAX_BATCH, check_integer
-from ..model.t2v.blocks import TextFeatures
-from ..sampling import StepNoise
-from .text.inputs import Condition
+from ...checks import MAX_BATCH, check_integer
+from ...model.t2v.blocks import TextFeatures
+from ...sampling import StepNoise
+from .inputs import Condition
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
