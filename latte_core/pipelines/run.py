@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..acceleration.run import CacheReport
+from ..checks import MAX_BATCH, check_integer
 from ..devices import is_out_of_memory
 from ..errors import InvalidInputError
 from ..sampling import StepNoise, make_noise, make_step_noise
@@ -47,6 +48,15 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
+def check_batch(batch_size: int) -> int:
+    """Return how many videos are made together.
+
+    Raises:
+        InvalidInputError: for a number out of range.
+    """
+    return check_integer("batch_size", batch_size, 1, MAX_BATCH)
+
+
 @contextmanager
 def naming_size(shape: VideoShape) -> Generator[None]:
     """Say what was sampled if memory runs out; the error passes through as it is."""
@@ -68,6 +78,16 @@ def noise_of_videos(
     noise = make_noise(size, seed, noise_order) if latents is None else latents
     steps = make_step_noise(size, seed, noise_order, start_was_drawn=latents is None)
     return noise, [replace(steps, generators=(one,)) for one in steps.generators]
+
+
+def slices(count: int, batch_size: int) -> list[slice]:
+    """Return which of `count` videos are made together."""
+    return [slice(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
+
+
+def join_noise(noise: Sequence[StepNoise]) -> StepNoise:
+    """Return the step noise of several videos as that of one batch."""
+    return replace(noise[0], generators=tuple(one for each in noise for one in each.generators))
 
 
 def listeners(callback: StepCallback | None, count: int) -> list[StepCallback | None]:

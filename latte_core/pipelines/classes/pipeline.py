@@ -28,9 +28,17 @@ from ...sampling.spaced import NoiseOfStep
 from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..part_sizes import check_room_for_cache
-from ..run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
+from ..run import (
+    OUTPUTS,
+    PipelineResult,
+    check_batch,
+    check_choice,
+    join_noise,
+    listeners,
+    noise_of_videos,
+    slices,
+)
 from ..speed import SpeedUps
-from ..text.batch import check_batch, join_noise, slices
 from .labels import Label, count_videos, is_listed, labels_of
 from .parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
 

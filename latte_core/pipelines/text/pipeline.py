@@ -30,15 +30,24 @@ from ...sampling import (
     sample,
     uses_guidance,
 )
+from ...shipped import VAE_FOLDERS
 from ...text.t5 import TextEncoder
 from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..part_sizes import check_room_for_cache
-from ..run import OUTPUTS, PipelineResult, check_choice, listeners, naming_size, noise_of_videos
+from ..run import (
+    OUTPUTS,
+    PipelineResult,
+    check_batch,
+    check_choice,
+    listeners,
+    naming_size,
+    noise_of_videos,
+)
 from ..speed import SpeedUps
-from .batch import Batch, check_batch, make_batches
+from .batch import Batch, make_batches
 from .inputs import TextInputs, make_conditions
-from .parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
+from .parts import Defaults, FolderParts, GivenParts, Parts
 
 READS_VARIANCE = ("ddpm",)  # samplers that use the variance logits
 
