@@ -1,4 +1,4 @@
-"""What every pipeline does around its sampling: results, noise and progress of several videos."""
+"""What every pipeline does around its sampling: checks, sizes, noise, progress and results."""
 
 from __future__ import annotations
 
