@@ -266,7 +266,7 @@ def main() -> None:
 
 def digest_of(model: str) -> str:
     """Return the digest of a model's transformer."""
-    folder, _ = import_core("pipelines.text.parts").locate(model)
+    folder, _ = import_core("pipelines.model_folders").locate(model)
     return import_core("checkpoint.lora.writer").base_of(folder).digest
 
 

@@ -235,7 +235,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
     silence()
     watch, dtype = Watch(given.device), getattr(torch, given.dtype)
-    folder, _ = import_core("pipelines.text.parts").locate(given.model)
+    folder, _ = import_core("pipelines.model_folders").locate(given.model)
     home = Path(folder).parent
     theirs = Theirs(home, given.device, dtype, given.vae, watch)
     ours = Ours(given.model, given.device, dtype, given.vae, watch)

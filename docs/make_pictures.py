@@ -14,8 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from latte_core import Pipeline
-from latte_core.pipelines.classes.pipeline import ClassPipeline
+from latte_core import ClassPipeline, Pipeline
 from latte_core.video import enlarge
 
 ROOT = Path(__file__).resolve().parents[1]

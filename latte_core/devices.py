@@ -1,10 +1,12 @@
-"""What a device computes well in, and how it says that its memory is used up."""
+"""Which device to run on, what it computes well in, and how it says that its memory is used up."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from .errors import InvalidInputError
 
 BFLOAT16_SINCE = (8, 0)  # compute capability of NVIDIA cards: RTX 30 series, A100
 # Libraries say it in a plain RuntimeError: torch's types stand for its own allocators alone.
@@ -22,6 +24,24 @@ EXHAUSTED = (
     "defaultcpuallocator: can't allocate memory",
     "defaultcpuallocator: not enough memory",
 )
+
+
+def pick_device(device: torch.device | str | None) -> torch.device:
+    """Return the device to run on: as asked, else the accelerator, else the CPU.
+
+    Raises:
+        InvalidInputError: for a word that names no device of this torch.
+    """
+    if device is None:
+        found = torch.accelerator.is_available()
+        return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"device is {str(device)!r}, but it must be cpu, or an accelerator that this torch "
+            "was built for."
+        ) from error
 
 
 def is_cuda(device: torch.device) -> bool:
@@ -43,6 +63,13 @@ def half_type(device: torch.device) -> torch.dtype:
     else:
         has_it = torch.cuda.get_device_capability(device) >= BFLOAT16_SINCE
     return torch.bfloat16 if has_it else torch.float16
+
+
+def pick_dtype(device: torch.device, *, is_small: bool) -> torch.dtype:
+    """Return float32 where half precision gains nothing, else a half type the device has."""
+    if device.type == "cpu" or is_small:
+        return torch.float32
+    return half_type(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

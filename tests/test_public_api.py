@@ -5,7 +5,8 @@ are not: an edit of the recorded lists below breaks somebody's script.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from latte_test_support.pack import ROOT
 from latte_test_support.tiny.latte import tiny_latte
 from latte_test_support.tiny.pipeline import TRANSFORMER, write_tiny_latte
 
 import latte_core
-from latte_core import errors
-from latte_core.model.latte.transformer import Latte
-from latte_core.model.t2v.transformer import LatteT2V
+from latte_core import Latte, LatteT2V, errors
+from latte_core.training.run import ignore, never
 
 REQUIRED = inspect.Parameter.empty
 
@@ -45,6 +46,27 @@ CALL: dict[str, Any] = {
     "decode_chunk": None,
     "output": "frames",
     "callback": None,
+    "cache": None,
+    "batch_size": 1,
+}
+CLASS_CALL: dict[str, Any] = {
+    "class_labels": None,
+    "num_frames": None,
+    "height": None,
+    "width": None,
+    "method": None,
+    "steps": None,
+    "guidance_scale": None,
+    "eta": 0.0,
+    "seed": 0,
+    "noise_order": "comfyui",
+    "latents": None,
+    "temporal_attention": True,
+    "decode_chunk": None,
+    "output": "frames",
+    "callback": None,
+    "cache": None,
+    "batch_size": 1,
 }
 LOAD: dict[str, Any] = {"path": REQUIRED, "config": None, "dtype": torch.float32, "device": "cpu"}
 SAMPLE: dict[str, Any] = {
@@ -59,27 +81,110 @@ SAMPLE: dict[str, Any] = {
     "noise": None,
     "callback": None,
 }
-OPEN: dict[str, Any] = {"folder": REQUIRED, "dtype": None, "device": None}
+OPEN: dict[str, Any] = {
+    "folder": REQUIRED,
+    "dtype": None,
+    "device": None,
+    "memory": "auto",
+    "embedding_cache": "memory",
+    "precision": None,
+    "text_precision": None,
+}
+CLASS_OPEN: dict[str, Any] = {
+    "folder": REQUIRED,
+    "vae": None,
+    "config": None,
+    "dtype": None,
+    "device": None,
+    "memory": "auto",
+    "precision": None,
+}
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # positional, keyword-only
+    "load_lora": ({"path": REQUIRED, "strength": 1.0}, {}),
+    "set_precision": ({"name": REQUIRED}, {}),
+    "use_kernels": ({"is_used": True}, {"is_timed": True}),
+    "fuse_qkv": ({"is_used": True}, {}),
+    "compile": ({}, {"autotune": False}),
+    "use_cuda_graph": ({"is_used": True}, {}),
+    "decode": ({"latents": REQUIRED}, {"decode_chunk": None}),
+}
+TRAIN: dict[str, Any] = {
+    "device": None,
+    "should_stop": never,
+    "on_report": ignore,
+    "workers": None,
+}
+TRAIN_KEYS: dict[str, Any] = {
+    "model": "starter",
+    "architecture": None,
+    "initialize_from": None,
+    "pass_through": False,
+    "lora": None,
+    "num_frames": 16,
+    "interval": 3,
+    "frame_choice": "linspace",
+    "num_images": 0,
+    "images_through_temporal": False,
+    "flip": False,
+    "weighting": "none",
+    "variational_weight": 1.0,
+    "timestep_draw": "uniform",
+    "num_steps": 1_000_000,
+    "batch_size": 40,
+    "micro_batch": 0,
+    "learning_rate": 1e-4,
+    "schedule": "constant",
+    "warm_up": 0,
+    "final_decay": 0.0,
+    "betas": (0.9, 0.999),
+    "weight_decay": 0.0,
+    "slow_ends": 1.0,
+    "clip_norm": 0.1,
+    "clip_from": 20_000,
+    "ema_decay": 0.9999,
+    "ema_warm_up": False,
+    "drop_condition": 0.1,
+    "precision": "float32",
+    "checkpoint_activations": False,
+    "seed": 3407,
+    "log_every": 100,
+    "save_every": 10_000,
+    "keep": 2,
+    "sample_every": 0,
+    "sample_prompts": (),
+    "sample_steps": 20,
+    "sample_guidance": 4.0,
+}
 CLASS_FORWARD: dict[str, Any] = {"latents": REQUIRED, "timesteps": REQUIRED, "class_labels": None}
 FORWARD = ["latents", "timesteps", "context", "attention_mask", "enable_temporal_attention"]
 NAMES = {
     "CheckpointError",
+    "ClassPipeline",
     "CorruptCheckpointError",
     "IncompatibleInputsError",
     "InvalidInputError",
+    "Latte",
+    "LatteConfig",
     "LatteError",
+    "LatteT2V",
     "LatteT2VConfig",
     "MissingDependencyError",
     "NonFiniteError",
     "Pipeline",
     "PipelineResult",
+    "TrainConfig",
     "UnknownArchitectureError",
     "UnsafeCheckpointError",
     "VideoWriteError",
     "WeightMismatchError",
     "__version__",
     "load_transformer",
+    "parse_cache",
+    "read_tensors",
     "sample_reference",
+    "train",
+    "write_safetensors",
+    "write_video",
 }
 PARENTS = {
     "InvalidInputError": ("LatteError", ValueError),
@@ -93,10 +198,28 @@ PARENTS = {
     "MissingDependencyError": ("LatteError", ImportError),
     "VideoWriteError": ("LatteError", OSError),
 }
+PAGES = sorted(
+    [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "web").rglob("*.md")]
+)
+DOTTED = re.compile(r"\blatte_core\.(\w+)")
+IMPORTED = re.compile(r"\bfrom latte_core import (\([^)]*\)|[^\n]*)")
 
 
-def check_frozen(function: Callable[..., Any], recorded: dict[str, Any]) -> None:
-    """The recorded arguments come first, in order, as recorded; others need a default."""
+def check_frozen(
+    function: Callable[..., Any],
+    recorded: Mapping[str, Any],
+    keywords: Mapping[str, Any] | None = None,
+) -> None:
+    """The recorded arguments come first, in order, as recorded; others need a default.
+
+    Args:
+        function: whose arguments are checked.
+        recorded: those that may be given by place.
+        keywords: those that are given by name alone, in any order.
+    """
+    words = {name: inspect.signature(function).parameters[name] for name in keywords or {}}
+    assert all(word.kind is inspect.Parameter.KEYWORD_ONLY for word in words.values())
+    assert {name: word.default for name, word in words.items()} == (keywords or {})
     parameters = [p for p in inspect.signature(function).parameters.values() if p.name != "self"]
     first, more = parameters[: len(recorded)], parameters[len(recorded) :]
     assert {p.name: p.default for p in first} == recorded
@@ -116,6 +239,35 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = latte_core.Pipelin
 
 
+def names_taken(page: str) -> set[str]:
+    """Return what a page takes from the package: attributes, and names that it imports."""
+    lists = [re.findall(r"\w+", names) for names in IMPORTED.findall(page)]
+    return {*DOTTED.findall(page), *(name for names in lists for name in names)}
+
+
+def test_pages_take_names_from_the_package_itself() -> None:
+    taken = {
+        path.relative_to(ROOT).as_posix(): names_taken(path.read_text(encoding="utf-8"))
+        for path in PAGES
+    }
+    assert {name: names - NAMES for name, names in taken.items() if names - NAMES} == {}
+    assert {"Pipeline", "ClassPipeline", "write_video"} <= taken["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("from latte_core.video import write_video", {"video"}),
+        ("`latte_core.training.run.train` in Python", {"training"}),
+        ("from latte_core import read_tensors, train\n\nx = 1", {"read_tensors", "train"}),
+        ("from latte_core import (\n    Pipeline,\n)", {"Pipeline"}),
+        ("python -m latte_core sample; see latte_core/types.py", set()),
+    ],
+)
+def test_names_that_a_page_takes_are_found(page: str, expected: set[str]) -> None:
+    assert names_taken(page) == expected
+
+
 def test_load_transformer_keeps_its_arguments() -> None:
     check_frozen(latte_core.load_transformer, LOAD)
 
@@ -127,6 +279,33 @@ def test_sample_reference_keeps_its_arguments() -> None:
 def test_pipeline_keeps_its_arguments() -> None:
     check_frozen(latte_core.Pipeline.from_pretrained, OPEN)
     check_frozen(latte_core.Pipeline.__call__, CALL)
+    check_frozen(latte_core.Pipeline.decode, {"latents": REQUIRED}, {"vae": "temporal"})
+
+
+def test_class_pipeline_keeps_its_arguments() -> None:
+    check_frozen(latte_core.ClassPipeline.from_pretrained, CLASS_OPEN)
+    check_frozen(latte_core.ClassPipeline.__call__, CLASS_CALL)
+
+
+@pytest.mark.parametrize("kind", ["Pipeline", "ClassPipeline"])
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_of_both_pipelines_keep_their_arguments(kind: str, method: str) -> None:
+    check_frozen(getattr(getattr(latte_core, kind), method), *METHODS[method])
+
+
+def test_training_keeps_its_arguments_and_keys() -> None:
+    check_frozen(latte_core.train, {"config": REQUIRED}, TRAIN)
+    config = latte_core.TrainConfig(data=("set",), output="run")
+    assert {key: getattr(config, key) for key in TRAIN_KEYS} == TRAIN_KEYS
+
+
+def test_files_and_caches_keep_their_arguments() -> None:
+    video = {"path": REQUIRED, "frames": REQUIRED, "fps": 8}
+    weights = {"path": REQUIRED, "tensors": REQUIRED, "metadata": None}
+    check_frozen(latte_core.write_video, video, {"metadata": None})
+    check_frozen(latte_core.read_tensors, {"path": REQUIRED})
+    check_frozen(latte_core.write_safetensors, weights)
+    check_frozen(latte_core.parse_cache, {"text": REQUIRED})
 
 
 def test_transformer_keeps_its_arguments() -> None:

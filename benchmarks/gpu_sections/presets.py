@@ -78,16 +78,17 @@ def measure_preset(session: Session, folder: Path, name: str, first: dict[str, T
 
 def reckoned(pipeline: Any, folder: Path, dtype: torch.dtype) -> dict[str, float]:
     """Return the GB that the package reckons each stage of a pipeline needs."""
-    parts = import_core("pipelines.text.parts")
+    folders = import_core("shipped").VAE_FOLDERS.values()
     best = pipeline.defaults
     sizes = import_core("pipelines.part_sizes").part_sizes(
         pipeline.parts.transformer,
-        text_folder=folder / parts.TEXT_FOLDER,
-        vae_folders=[folder / name for name in parts.VAE_FOLDERS.values()],
+        vae_folders=[folder / name for name in folders],
         dtype=dtype,
         num_frames=best.num_frames,
         height=best.height,
         width=best.width,
     )
+    text = folder / import_core("pipelines.model_folders").TEXT_FOLDER
+    sizes = import_core("pipelines.text.encoder_folder").with_text_encoder(sizes, text, dtype)
     stages = import_core("memory").stage_bytes(pipeline.parts.stages.plan, sizes)
     return {stage: round(size / GB, 3) for stage, size in stages.items()}

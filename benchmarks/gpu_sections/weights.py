@@ -38,7 +38,7 @@ class ModelFolder:
     def __init__(self, path: Path, sizes: Sizes, device: str, dtype: torch.dtype) -> None:
         self.path = path
         self._sizes, self._device, self._dtype = sizes, device, dtype
-        starter, _ = import_core("pipelines.text.parts").locate("starter")
+        starter, _ = import_core("pipelines.model_folders").locate("starter")
         self._starter = Path(starter).parent
         self._makers: dict[str, Callable[[], tuple[dict[str, Any], nn.Module]]] = {
             TRANSFORMER: self._transformer,

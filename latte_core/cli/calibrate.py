@@ -13,9 +13,8 @@ from ..errors import InvalidInputError
 from ..memory import KEEP_ALL
 from ..pipelines.calibration.calibration import CalibrationRun, Report
 from ..pipelines.calibration.subjects import calibrate_classes, calibrate_text
-from ..pipelines.classes.parts import is_class_model, locate_class_model
 from ..pipelines.classes.pipeline import ClassPipeline
-from ..pipelines.text.parts import locate
+from ..pipelines.model_folders import is_class_model, locate, locate_class_model
 from ..pipelines.text.pipeline import Pipeline
 from .command import Command
 from .options import DTYPES, dtype_from, load_tqdm

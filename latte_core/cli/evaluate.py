@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import InvalidInputError
 from ..files import atomic_write
-from ..pipelines.classes.parts import is_class_model
 from ..pipelines.classes.pipeline import ClassPipeline
+from ..pipelines.model_folders import is_class_model
 from ..pipelines.text.pipeline import Pipeline
 from ..starter.files import add_scores
 from ..starter.scores import score_class_starter, score_starter, total_class_clips, total_clips

@@ -10,13 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checks import check_integer
+from ..devices import pick_device
 from ..errors import InvalidInputError
 from ..files import atomic_write
 from ..metrics import Clips, FolderClips, MetricProtocol, SideReport, find_protocol, load_features
 from ..metrics.clips import FAKE, REAL
 from ..metrics.measure import check_fit, measure
 from ..metrics.protocol import IS, PRESETS, SHORT_NAMES
-from ..pipelines.text.parts import pick_device
 from ..video import bytes_from_frames
 from .options import DTYPES, load_tqdm
 from .sample.command import read_prompts

@@ -17,19 +17,19 @@ from ..checkpoint.reading.folders import weight_files
 from ..checkpoint.reading.reader import read_tensors
 from ..checkpoint.recognition.families import Family
 from ..checkpoint.recognition.identify import identify
+from ..devices import pick_device, pick_dtype
 from ..errors import CheckpointError, InvalidInputError
 from ..files import read_json
-from ..pipelines.classes.parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
 from ..pipelines.classes.vae import open_vae, require_vae, vae_beside
-from ..pipelines.text.parts import (
-    STARTER,
+from ..pipelines.model_folders import (
     TEXT_FOLDER,
     TRANSFORMER_FOLDERS,
-    VAE_FOLDERS,
+    is_class_model,
     locate,
-    pick_device,
-    pick_dtype,
+    locate_class_model,
+    read_card,
 )
+from ..shipped import CLASS_STARTER, STARTER, VAE_FOLDERS
 from ..text.config import T5EncoderConfig
 from ..text.t5 import TextEncoder
 from ..types import PIXELS_PER_CELL

@@ -1,21 +1,25 @@
-"""What every pipeline does around its sampling: results, noise and progress of several videos."""
+"""What every pipeline does around its sampling: checks, sizes, noise, progress and results."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..acceleration.run import CacheReport
+from ..checks import MAX_BATCH, MAX_FRAMES, check_integer
 from ..devices import is_out_of_memory
-from ..errors import InvalidInputError
+from ..errors import IncompatibleInputsError, InvalidInputError
 from ..sampling import StepNoise, make_noise, make_step_noise
-from ..types import StepCallback, StepInfo, VideoShape
+from ..types import PIXELS_PER_CELL, StepCallback, StepInfo, VideoShape
 
 OUTPUTS = ("frames", "latents")
+Made = tuple[Tensor, CacheReport | None]
+"""Latents of a batch, and what its cache did, if it had one."""
 
 logger = logging.getLogger("latte")
 
@@ -47,6 +51,52 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
+def check_call(output: str, batch_size: int, decode_chunk: int | None) -> None:
+    """Check the arguments that calls of both pipelines have.
+
+    Raises:
+        InvalidInputError: for another output, or a number out of range.
+    """
+    check_choice("output", output, OUTPUTS)
+    check_integer("batch_size", batch_size, 1, MAX_BATCH)
+    if decode_chunk is not None:
+        check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
+
+
+def shape_to_make(
+    count: int,
+    given: tuple[int | None, int | None, int | None],
+    usual: tuple[int, int, int],
+    latents: Tensor | None,
+) -> VideoShape:
+    """Return the size to make; given latents decide what was left open, and must fit.
+
+    Args:
+        count: videos.
+        given: frames, height and width that were asked for.
+        usual: those to make where neither arguments nor latents say it.
+        latents: start noise, or None.
+
+    Raises:
+        InvalidInputError: for a size that cannot be made.
+        IncompatibleInputsError: for latents of another size.
+    """
+    if latents is not None and latents.ndim == 5:
+        frames, rows, columns = latents.shape[2:]
+        usual = (frames, rows * PIXELS_PER_CELL, columns * PIXELS_PER_CELL)
+    num_frames, height, width = (
+        other if one is None else one for one, other in zip(given, usual, strict=True)
+    )
+    shape = VideoShape(batch=count, num_frames=num_frames, height=height, width=width)
+    if latents is not None and tuple(latents.shape) != shape.latent_size():
+        raise IncompatibleInputsError(
+            f"The given latents have shape {tuple(latents.shape)}, but {count} videos of "
+            f"{num_frames} frames at {height} x {width} pixels need {shape.latent_size()}. "
+            "Change num_frames, height and width, or the latents."
+        )
+    return shape
+
+
 @contextmanager
 def naming_size(shape: VideoShape) -> Generator[None]:
     """Say what was sampled if memory runs out; the error passes through as it is."""
@@ -70,11 +120,46 @@ def noise_of_videos(
     return noise, [replace(steps, generators=(one,)) for one in steps.generators]
 
 
+def slices(count: int, batch_size: int) -> list[slice]:
+    """Return which of `count` videos are made together."""
+    return [slice(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
+
+
+def join_noise(noise: Sequence[StepNoise]) -> StepNoise:
+    """Return the step noise of several videos as that of one batch."""
+    return replace(noise[0], generators=tuple(one for each in noise for one in each.generators))
+
+
 def listeners(callback: StepCallback | None, count: int) -> list[StepCallback | None]:
     """Return one callback per video that reports progress over all of them."""
     return [
         None if callback is None else _Listener(callback, index, count) for index in range(count)
     ]
+
+
+def result_of(
+    made: Sequence[Made],
+    decode: Callable[[Tensor], Tensor] | None,
+    *,
+    is_list: bool,
+    class_labels: tuple[int, ...] | None = None,
+) -> PipelineResult:
+    """Return what a call of a pipeline gives back.
+
+    Args:
+        made: by the batches of the call.
+        decode: turns latents into frames; None leaves them out.
+        is_list: whether frames of a single video have an axis for several in front, too.
+        class_labels: the class of each video.
+    """
+    latents = torch.cat([one for one, _ in made])
+    frames = None if decode is None else decode(latents)
+    return PipelineResult(
+        latents=latents,
+        frames=frames if frames is None or is_list else frames[0],
+        class_labels=class_labels,
+        cache=tuple(report for _, report in made if report is not None),
+    )
 
 
 @dataclass(frozen=True, slots=True)

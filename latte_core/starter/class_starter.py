@@ -11,7 +11,7 @@ from .. import __version__
 from ..config.latte import LatteConfig
 from ..errors import IncompatibleInputsError
 from ..files import read_json
-from ..pipelines.text.parts import STARTER_FOLDER
+from ..shipped import STARTER_FOLDER
 from ..training.export import write_json
 from ..training.subject import read_vae
 from .files import extend_recipe, halve_transformer, write_card, write_digests

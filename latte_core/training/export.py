@@ -17,8 +17,9 @@ from ..checkpoint.writing.writer import write_safetensors
 from ..files import atomic_write
 from ..model.latte.transformer import Latte
 from ..model.weights.lora import NATIVE_PREFIX, lora_state
-from ..pipelines.classes.parts import read_card
-from ..pipelines.text.parts import STARTER, STARTER_FOLDER, Defaults
+from ..pipelines.model_folders import read_card
+from ..pipelines.text.parts import Defaults
+from ..shipped import STARTER, STARTER_FOLDER
 from .run_folder import RunFolder
 from .subject import Subject, companions_of
 from .train_config import TrainConfig

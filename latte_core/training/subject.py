@@ -21,10 +21,16 @@ from ..model.latte.transformer import Latte
 from ..model.t2v.transformer import LatteT2V
 from ..model.weights.lora import add_lora
 from ..model.weights.resize import resize
-from ..pipelines.classes.parts import CLASS_STARTER, is_class_model, locate_class_model, read_card
 from ..pipelines.classes.pipeline import ClassPipeline
-from ..pipelines.text.parts import STARTER, STARTER_FOLDER, TEXT_FOLDER, locate
+from ..pipelines.model_folders import (
+    TEXT_FOLDER,
+    is_class_model,
+    locate,
+    locate_class_model,
+    read_card,
+)
 from ..pipelines.text.pipeline import Pipeline
+from ..shipped import CLASS_STARTER, STARTER, STARTER_FOLDER
 from ..text.t5 import TextEncoder
 from ..vae.frames import VideoVAE
 from .initial_weights import initialize_class, initialize_text

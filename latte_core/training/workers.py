@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..devices import pick_device
 from ..errors import InvalidInputError, MissingDependencyError
-from ..pipelines.text.parts import pick_device
 from .sharding import whole_of
 from .train_config import Precision
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latte_core.devices import half_type, is_cuda, is_out_of_memory
-from latte_core.pipelines.text.parts import pick_dtype
+from latte_core.devices import half_type, is_cuda, is_out_of_memory, pick_dtype
 from latte_core.text.t5 import default_dtype
 
 CARD = torch.device("cuda")

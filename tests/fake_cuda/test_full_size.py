@@ -18,6 +18,7 @@ from latte_fake_cuda.counting import rules
 from torch import Tensor
 
 from latte_core.config.latte import LatteConfig
+from latte_core.devices import pick_dtype
 from latte_core.kernels.choice import KernelSet, KernelUse
 from latte_core.memory import PRESETS, STREAMED, MemoryPlan, Stages, stage_bytes
 from latte_core.memory.estimate import SPARE, Choice, PartSizes
@@ -25,7 +26,6 @@ from latte_core.model.latte.transformer import Latte
 from latte_core.model.layers import set_feed_forward_rows
 from latte_core.model.t2v.transformer import LatteT2V
 from latte_core.model.weights.fused_qkv import fuse_qkv
-from latte_core.pipelines.text.parts import pick_dtype
 from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.precision.quantize import quantize
 

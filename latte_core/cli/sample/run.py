@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ...pipelines.classes.parts import is_class_model
-from ...pipelines.text.parts import pick_device
+from ...devices import pick_device
+from ...pipelines.model_folders import is_class_model
 from ...shipped import STARTER
 from ..options import dtype_from
 from .classes import ClassMaker

@@ -1,4 +1,4 @@
-"""Where a class pipeline finds its parts: weights, names of the classes, and the VAE beside them.
+"""The parts of a class pipeline: weights, names of the classes, and the VAE beside them.
 
 A folder of such a model holds `transformer/`, and may hold `classes.json` (a list of names in the
 order of labels), `card.json` (how to run it best) and `vae/`. A file of the authors, such as
@@ -18,23 +18,21 @@ from typing import Any, Protocol, cast
 import torch
 
 from ...checkpoint.loading.loader import load_transformer
-from ...checkpoint.recognition.families import Family
-from ...checkpoint.recognition.identify import identify
 from ...config.class_names import known_names
 from ...config.latte import LatteConfig
+from ...devices import pick_device, pick_dtype
 from ...errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
-from ...files import MAX_JSON_BYTES, read_json
-from ...memory import MemoryPlan, PartSizes, Stages, check_memory, choose_plan
+from ...files import MAX_JSON_BYTES
+from ...memory import MemoryPlan, PartSizes, Stages, check_memory
 from ...model.latte.transformer import Latte
-from ...model.layers import set_feed_forward_rows
-from ...shipped import CLASS_STARTER, CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS
+from ...shipped import CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS
 from ...types import PIXELS_PER_CELL
 from ...vae.frames import VideoVAE
+from ..model_folders import locate_class_model, read_card
 from ..part_sizes import part_sizes
-from ..text.parts import locate, pick_device, pick_dtype
+from ..parts import CommonParts, open_stages
 from .vae import check_vae_choice, open_vae, require_vae, vae_beside
 
-TRANSFORMER_FOLDER = "transformer"
 NAMES_FILE = "classes.json"
 # Of ucf101_sample.yaml; unconditional models have none (docs/model.md 7.3).
 REFERENCE_GUIDANCE = 7.0
@@ -78,7 +76,7 @@ class ClassDefaults:
         return cls(**{**known, **stated})
 
 
-class ClassParts(Protocol):
+class ClassParts(CommonParts, Protocol):
     """The models a class pipeline runs. The VAE may be loaded when it is asked for."""
 
     @property
@@ -94,15 +92,6 @@ class ClassParts(Protocol):
     @property
     def defaults(self) -> ClassDefaults:
         """How to run it best."""
-        ...
-
-    @property
-    def stages(self) -> Stages:
-        """What moves the parts in and out of the device during a run."""
-        ...
-
-    def begin_sampling(self) -> None:
-        """Have the transformer where it works, for as long as `stages.run` lasts."""
         ...
 
     def vae(self) -> VideoVAE:
@@ -180,9 +169,7 @@ class ClassFolderParts:
         self._transformer = model
         self._names = read_names(self.folder, model.config.num_classes)
         self._vae: VideoVAE | None = None
-        self.stages = Stages(choose_plan(wanted, self.device, self._sizes), self.device)
-        set_feed_forward_rows(self._transformer, self.stages.plan.feed_forward_rows)
-        self._transformer.to(self.stages.home(self.stages.plan.transformer))
+        self.stages = open_stages(model, wanted, self.device, self._sizes)
 
     @property
     def transformer(self) -> Latte:
@@ -214,7 +201,6 @@ class ClassFolderParts:
         best = self.defaults
         return part_sizes(
             self._transformer,
-            text_folder=None,
             vae_folders=[],
             dtype=self.dtype,
             num_frames=best.num_frames,
@@ -228,37 +214,6 @@ class ClassFolderParts:
         if self.folder == CLASS_STARTER_FOLDER or self._card.get("vae") == STARTER:
             return STARTER_FOLDER / VAE_FOLDERS[self._vae_choice]
         return vae_beside(self.folder, self._vae_choice, self._name)
-
-
-def locate_class_model(source: str | Path) -> tuple[Path, Path]:
-    """Return the transformer's file or folder, and the folder that its companions are in.
-
-    Raises:
-        InvalidInputError: if `source` does not exist, or is the class starter and not in this copy.
-    """
-    if source == CLASS_STARTER:
-        source = CLASS_STARTER_FOLDER
-        if not CLASS_STARTER_FOLDER.is_dir():
-            raise InvalidInputError(
-                "This copy of the package has no starter model with classes: its folder "
-                "assets/class_starter is missing. Install the package again, or name another model."
-            )
-    path = Path(source)
-    if not path.exists():
-        raise InvalidInputError(
-            f"There is no model {str(source)!r}. Give the word {CLASS_STARTER}, the folder of a "
-            "class-conditional or unconditional Latte, or its file, such as ucf101.pt."
-        )
-    if (path / TRANSFORMER_FOLDER).is_dir():
-        return path / TRANSFORMER_FOLDER, path
-    folder = (path if path.is_dir() else path.parent).resolve()
-    return path, folder.parent if folder.name == TRANSFORMER_FOLDER else folder
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card of a model's folder, empty if there is none."""
-    path = folder / "card.json"
-    return read_json(path) if path.is_file() else {}
 
 
 def read_names(folder: Path, num_classes: int) -> tuple[str, ...]:
@@ -305,16 +260,3 @@ def listed_names(folder: Path) -> tuple[str, ...]:
             "for each class, or remove the file."
         )
     return tuple(str(name) for name in names)
-
-
-def is_class_model(source: str | Path) -> bool:
-    """Return whether a model is class-conditional or unconditional, from its header alone.
-
-    Raises:
-        InvalidInputError: if there is no such model.
-        CheckpointError: for a file that cannot be opened.
-    """
-    if source in (STARTER, CLASS_STARTER):
-        return source == CLASS_STARTER
-    transformer, _ = locate(source)
-    return identify(transformer).family in (Family.LATTE_CLASS, Family.DIT)

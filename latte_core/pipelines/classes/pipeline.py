@@ -4,38 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...acceleration.run import CachedLatte, CacheReport, RunCache
+from ...acceleration.run import CachedLatte, RunCache
 from ...acceleration.settings import CacheSettings
-from ...checkpoint.lora.reader import merge_lora_file
-from ...checks import MAX_FRAMES, check_integer
 from ...config.latte import LatteConfig
 from ...diffusion import check_eta, space_timesteps
-from ...errors import IncompatibleInputsError, InvalidInputError
+from ...errors import InvalidInputError
 from ...memory import MemoryPlan
 from ...model.latte.transformer import Latte
-from ...model.weights.merge import LoraPatch
 from ...sampling import StepNoise, uses_guidance
 from ...sampling.noise import check_noise_order, check_seeds
 from ...sampling.reference import METHODS, sample_reference
 from ...sampling.reference_noise import ReferenceStream
 from ...sampling.spaced import NoiseOfStep
-from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
+from ...types import StepCallback, VideoShape
 from ...vae.frames import VideoVAE
-from ..batch import check_batch, join_noise, slices
+from ..base import VideoPipeline
 from ..part_sizes import check_room_for_cache
-from ..run import OUTPUTS, PipelineResult, check_choice, listeners, noise_of_videos
-from ..speed import SpeedUps
+from ..run import (
+    Made,
+    PipelineResult,
+    check_call,
+    check_choice,
+    join_noise,
+    listeners,
+    noise_of_videos,
+    result_of,
+    shape_to_make,
+    slices,
+)
 from .labels import Label, count_videos, is_listed, labels_of
 from .parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
-
-Made = tuple[Tensor, CacheReport | None]
-"""Latents of a batch, and what its cache did, if it had one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +54,28 @@ class ClassRun:
     temporal_attention: bool
 
 
-class ClassPipeline(SpeedUps):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Checked arguments of one call.
+
+    Args:
+        run: settings.
+        shape: of all videos.
+        labels: their classes; None for an unconditional model.
+        seed: one for all of them, or one for each.
+        latents: their start noise, or None to draw it.
+        cache: of each batch, or None.
+    """
+
+    run: ClassRun
+    shape: VideoShape
+    labels: tuple[int, ...] | None
+    seed: int | Sequence[int]
+    latents: Tensor | None
+    cache: CacheSettings | None
+
+
+class ClassPipeline(VideoPipeline[ClassParts]):
     """Videos of a class, or of no class, from a class-conditional or unconditional Latte.
 
     Args:
@@ -67,7 +93,7 @@ class ClassPipeline(SpeedUps):
         class_names: Sequence[str] = (),
         defaults: ClassDefaults | None = None,
     ) -> None:
-        self.parts: ClassParts = GivenClassParts(
+        self.parts = GivenClassParts(
             transformer=transformer,
             class_names=tuple(class_names),
             defaults=defaults or ClassDefaults.of(transformer.config, {}),
@@ -123,24 +149,6 @@ class ClassPipeline(SpeedUps):
     def num_classes(self) -> int:
         """Classes without the null class; 0 for an unconditional model."""
         return self.parts.transformer.config.num_classes
-
-    def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
-        """Merge a LoRA into the transformer, and log how much of the file is used.
-
-        Several can be merged; each is taken out by the `remove()` of what is returned, and the
-        last removal brings back every bit of the weights. All pipelines that share the
-        transformer are changed.
-
-        Args:
-            path: of the file, in any trainer's names, or a folder that PEFT wrote.
-            strength: 0 changes nothing; negative numbers turn it round.
-
-        Raises:
-            InvalidInputError: for a strength that is no finite number.
-            IncompatibleInputsError: if it does not fit the transformer.
-            CheckpointError: if it cannot be read, or was made for another model.
-        """
-        return merge_lora_file(self.parts.transformer, path, strength)
 
     def settle(
         self,
@@ -227,13 +235,15 @@ class ClassPipeline(SpeedUps):
             NonFiniteError: if the run breaks down to NaN.
             CheckpointError: if a VAE is needed and missing.
         """
-        check_choice("output", output, OUTPUTS)
-        check_batch(batch_size)
-        if decode_chunk is not None:
-            check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
+        check_call(output, batch_size, decode_chunk)
         count = count_videos(class_labels, seed, latents)
-        shape = self._shape(count, num_frames, height, width, latents)
-        size = shape.latent_size()
+        best = self.defaults
+        shape = shape_to_make(
+            count,
+            (num_frames, height, width),
+            (best.num_frames, best.height, best.width),
+            latents,
+        )
         labels = labels_of(
             class_labels,
             check_seeds(seed, count),
@@ -242,7 +252,10 @@ class ClassPipeline(SpeedUps):
             self.class_names,
         )
         run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
-        self._cache(run, cache)  # refuses what does not fit before anything is made
+        request = Request(
+            run=run, shape=shape, labels=labels, seed=seed, latents=latents, cache=cache
+        )
+        self._cache(request)  # refuses what does not fit before anything is made
         if output == "frames":
             self.parts.check_vae()
         as_authors = check_noise_order(noise_order) == "reference"
@@ -252,22 +265,13 @@ class ClassPipeline(SpeedUps):
         with self.parts.stages.run():
             self.parts.begin_sampling()
             if as_authors:
-                made = [self._sample_as_authors(run, cache, size, seed, latents, labels, callback)]
+                made = [self._sample_as_authors(request, callback)]
             else:
-                made = self._sample_batches(
-                    run, cache, size, seed, latents, labels, callback, batch_size
-                )
-        clean = torch.cat([video for video, _ in made])
-        reports = tuple(report for _, report in made if report is not None)
-        if output == "latents":
-            return PipelineResult(latents=clean, frames=None, class_labels=labels, cache=reports)
-        frames = self.decode(clean, decode_chunk=decode_chunk)
+                made = self._sample_batches(request, callback, batch_size)
+        decode = partial(self.decode, decode_chunk=decode_chunk)
         is_list = count > 1 or is_listed(class_labels) or is_listed(seed)
-        return PipelineResult(
-            latents=clean,
-            frames=frames if is_list else frames[0],
-            class_labels=labels,
-            cache=reports,
+        return result_of(
+            made, decode if output == "frames" else None, is_list=is_list, class_labels=labels
         )
 
     @torch.no_grad()
@@ -277,91 +281,53 @@ class ClassPipeline(SpeedUps):
         Raises:
             NonFiniteError: if the VAE breaks down to NaN.
         """
-        with self.parts.stages.run():
-            decoder = self.parts.vae()
-            how = self.parts.stages.decoding(is_temporal=decoder.is_temporal, chunk=decode_chunk)
-            made = [decoder.decode(video[None], **how) for video in latents]
-        return torch.cat(made).to("cpu", torch.float32)
-
-    def _shape(
-        self,
-        count: int,
-        num_frames: int | None,
-        height: int | None,
-        width: int | None,
-        latents: Tensor | None,
-    ) -> VideoShape:
-        """Return the size to make; given latents decide what was left open, and must fit."""
-        best = self.defaults
-        sides = [best.num_frames, best.height, best.width]
-        if latents is not None:
-            frames, rows, columns = latents.shape[2:]
-            sides = [frames, rows * PIXELS_PER_CELL, columns * PIXELS_PER_CELL]
-        given = (num_frames, height, width)
-        chosen = [side if one is None else one for one, side in zip(given, sides, strict=True)]
-        shape = VideoShape(batch=count, num_frames=chosen[0], height=chosen[1], width=chosen[2])
-        if latents is not None and tuple(latents.shape) != shape.latent_size():
-            raise IncompatibleInputsError(
-                f"The given latents have shape {tuple(latents.shape)}, but {count} videos of "
-                f"{shape.num_frames} frames at {shape.height} x {shape.width} pixels need "
-                f"{shape.latent_size()}. Change num_frames, height and width, or the latents."
-            )
-        return shape
+        return self._decode(latents, self.parts.vae, decode_chunk)
 
     def _sample_batches(
-        self,
-        run: ClassRun,
-        cache: CacheSettings | None,
-        size: tuple[int, int, int, int, int],
-        seed: int | Sequence[int],
-        latents: Tensor | None,
-        labels: tuple[int, ...] | None,
-        callback: StepCallback | None,
-        batch_size: int,
+        self, request: Request, callback: StepCallback | None, batch_size: int
     ) -> list[Made]:
         """Make so many videos at a time, with the noise of `Pipeline` and KSampler."""
-        start, step_noise = noise_of_videos(size, seed, "comfyui", latents)
-        batches = slices(size[0], batch_size)
+        size = request.shape.latent_size()
+        start, steps = noise_of_videos(size, request.seed, "comfyui", request.latents)
+        batches = slices(len(start), batch_size)
         return [
             self._sample(
-                run,
-                cache,
+                request,
                 start[rows],
-                None if labels is None else labels[rows],
+                rows,
                 listener,
-                noise=_as_function(join_noise(step_noise[rows]), start[rows].shape),
+                _as_function(join_noise(steps[rows]), start[rows].shape),
             )
             for rows, listener in zip(batches, listeners(callback, len(batches)), strict=True)
         ]
 
-    def _sample_as_authors(
-        self,
-        run: ClassRun,
-        cache: CacheSettings | None,
-        size: tuple[int, int, int, int, int],
-        seed: int | Sequence[int],
-        latents: Tensor | None,
-        labels: tuple[int, ...] | None,
-        callback: StepCallback | None,
-    ) -> Made:
+    def _sample_as_authors(self, request: Request, callback: StepCallback | None) -> Made:
         """Make all videos in one batch, as they share one stream of noise."""
-        is_guided = uses_guidance(run.guidance_scale)
-        start = latents
+        start = request.latents
         if start is None:
-            start = ReferenceStream(size, seed, is_guided=is_guided).draw_start()
-        return self._sample(run, cache, start, labels, callback, seed=seed, noise_order="reference")
+            size, is_guided = request.shape.latent_size(), uses_guidance(request.run.guidance_scale)
+            start = ReferenceStream(size, request.seed, is_guided=is_guided).draw_start()
+        return self._sample(request, start, slice(None), callback)
 
     def _sample(
         self,
-        run: ClassRun,
-        settings: CacheSettings | None,
+        request: Request,
         start: Tensor,
-        labels: tuple[int, ...] | None,
+        rows: slice,
         callback: StepCallback | None,
-        **noise: Any,
+        noise: NoiseOfStep | None = None,
     ) -> Made:
-        """Return latents for a batch; `noise` says where that of each step comes from."""
-        cache, model = self._cache(run, settings), self.parts.transformer
+        """Make the latents of the videos of one batch.
+
+        Args:
+            request: of all videos.
+            start: noise of the batch.
+            rows: which of the videos it is.
+            callback: told of each step.
+            noise: of each step; None draws it from the seed as the authors do.
+        """
+        run, cache, labels = request.run, self._cache(request), request.labels
+        model = self.parts.transformer
         with self._precision.active():
             latents = sample_reference(
                 self._denoiser if cache is None else CachedLatte(model, cache),
@@ -369,25 +335,27 @@ class ClassPipeline(SpeedUps):
                 method=run.method,
                 steps=run.steps,
                 guidance_scale=run.guidance_scale,
-                class_labels=labels,
+                class_labels=None if labels is None else labels[rows],
                 eta=run.eta,
+                seed=request.seed,
+                noise=noise,
                 callback=callback,
+                noise_order="reference",
                 temporal_attention=run.temporal_attention,
-                **noise,
             )
         return latents, None if cache is None else cache.close()
 
-    def _cache(self, run: ClassRun, settings: CacheSettings | None) -> RunCache | None:
+    def _cache(self, request: Request) -> RunCache | None:
         """Return the cache of one run, if there is to be one."""
-        if settings is None:
+        if request.cache is None:
             return None
         self._check_cache_and_graphs()
-        is_guided = uses_guidance(run.guidance_scale)
+        is_guided = uses_guidance(request.run.guidance_scale)
         return RunCache(
-            settings,
+            request.cache,
             self.parts.transformer,
-            num_steps=len(space_timesteps(run.steps)),
-            sampler=run.method,
+            num_steps=len(space_timesteps(request.run.steps)),
+            sampler=request.run.method,
             ids=("class", "null") if is_guided else ("class",),
         )
 

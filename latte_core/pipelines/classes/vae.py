@@ -12,8 +12,9 @@ from ...checkpoint.reading.reader import read_tensors
 from ...checkpoint.recognition.families import Family
 from ...checkpoint.recognition.identify import require_family
 from ...errors import CheckpointError, InvalidInputError
+from ...shipped import VAE_FOLDERS
 from ...vae.frames import VideoVAE
-from ..text.parts import BESIDE, VAE_FOLDERS
+from ..model_folders import BESIDE
 
 VAE_KINDS = ("image", "temporal")
 # The authors' names of one VAE with three decoders (docs/model.md 8).

@@ -1,4 +1,4 @@
-"""Where a pipeline finds its parts: the folders beside a transformer, opened when first needed."""
+"""The parts of a text pipeline: in folders beside a transformer, opened when needed, or given."""
 
 from __future__ import annotations
 
@@ -12,31 +12,23 @@ from torch import nn
 from ...acceleration.schedule_file import ScheduleFile
 from ...checkpoint.loading.loader import load_t2v
 from ...checkpoint.reading.reader import read_tensors
-from ...devices import half_type
+from ...devices import pick_device, pick_dtype
 from ...errors import CheckpointError, InvalidInputError
-from ...files import read_json
-from ...memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
-from ...model.layers import set_feed_forward_rows
+from ...memory import CPU, MemoryPlan, PartSizes, Stages, check_memory
 from ...precision.layers import stored_format
 from ...precision.quantize import quantize_text, text_format
 from ...sampling import ScheduleSettings
-from ...shipped import STARTER, STARTER_FOLDER, VAE_FOLDERS
+from ...shipped import VAE_FOLDERS
 from ...text.cache import CachedEncoder
 from ...text.pair import Encoder
 from ...text.t5 import TextEncoder
 from ...types import PIXELS_PER_CELL
 from ...vae.frames import VideoVAE
-from ..part_sizes import encoder_identity, make_embedding_cache, part_sizes
+from ..model_folders import TEXT_FOLDER, locate, optional_json, read_card
+from ..part_sizes import part_sizes
+from ..parts import CommonParts, open_stages
+from .encoder_folder import encoder_identity, make_embedding_cache, with_text_encoder
 
-TEXT_FOLDER = "text_encoder"
-TRANSFORMER_FOLDERS = (
-    "transformer",
-    "transformer_v1",
-    "transformer_v0",
-)  # the last two: old copies
-# Where the companions of a single file may lie: beside it, around its folder, or, for t2v.pt, in
-# the folder that its authors published them in.
-BESIDE = (".", "..", "t2v_required_models")
 TEMPORAL_CLASS = "AutoencoderKLTemporalDecoder"
 TRAINED_FRAMES = 16
 
@@ -61,13 +53,8 @@ class Defaults:
     fps: float = 8
 
 
-class Parts(Protocol):
+class Parts(CommonParts, Protocol):
     """The models a pipeline runs. Text encoder and VAE may be loaded when they are asked for."""
-
-    @property
-    def transformer(self) -> nn.Module:
-        """The LatteT2V."""
-        ...
 
     @property
     def settings(self) -> ScheduleSettings:
@@ -79,21 +66,12 @@ class Parts(Protocol):
         """How to run it best."""
         ...
 
-    @property
-    def stages(self) -> Stages:
-        """What moves the parts in and out of the device during a run."""
-        ...
-
     def text_encoder(self) -> TextEncoder:
         """Return the text encoder, ready to work."""
         ...
 
     def prompt_encoder(self) -> Encoder:
         """Return what encodes prompts: the text encoder, behind a cache if there is one."""
-        ...
-
-    def begin_sampling(self) -> None:
-        """Have the transformer where it works, for as long as `stages.run` lasts."""
         ...
 
     def vae(self, kind: str) -> VideoVAE:
@@ -140,16 +118,14 @@ class FolderParts:
         self._cache = make_embedding_cache(embedding_cache)
         self._cached: CachedEncoder | None = None
         self._transformer_path, self.companions = locate(source)
-        self._card = _optional_json(self.companions / "card.json")
+        self._card = read_card(self.companions)
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device, is_small=bool(self._card))
         self._settings = ScheduleSettings.from_dict(
-            _optional_json(self.companions / "scheduler" / "scheduler_config.json")
+            optional_json(self.companions / "scheduler" / "scheduler_config.json")
         )
         self._transformer = load_t2v(self._transformer_path, dtype=self.dtype)
-        self.stages = self._make_stages(wanted)
-        set_feed_forward_rows(self._transformer, self.stages.plan.feed_forward_rows)
-        self._transformer.to(self.stages.home(self.stages.plan.transformer))
+        self.stages = open_stages(self._transformer, wanted, self.device, self._sizes)
         self._text_encoder: TextEncoder | None = None
         self._vaes: dict[str, VideoVAE] = {}
 
@@ -220,29 +196,23 @@ class FolderParts:
     def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
         return ScheduleFile.beside(self.companions, sampler, num_steps)
 
-    def _make_stages(self, memory: str | MemoryPlan) -> Stages:
-        """Choose where the parts are while they work."""
+    def _sizes(self) -> PartSizes:
         best = self.defaults
-        choice = choose_plan(
-            memory,
-            self.device,
-            lambda: part_sizes(
-                self._transformer,
-                text_folder=self.companions / TEXT_FOLDER,
-                vae_folders=[self.companions / name for name in VAE_FOLDERS.values()],
-                dtype=self.dtype,
-                text_precision=self._text_precision,
-                num_frames=best.num_frames,
-                height=best.height,
-                width=best.width,
-            ),
+        sizes = part_sizes(
+            self._transformer,
+            vae_folders=[self.companions / name for name in VAE_FOLDERS.values()],
+            dtype=self.dtype,
+            num_frames=best.num_frames,
+            height=best.height,
+            width=best.width,
         )
-        return Stages(choice, self.device)
+        text = self.companions / TEXT_FOLDER
+        return with_text_encoder(sizes, text, self.dtype, self._text_precision)
 
     def _vae_folder(self, kind: str) -> Path:
         """Return the VAE's folder; a pipeline saved by diffusers may hold either kind in `vae`."""
         plain = self.companions / VAE_FOLDERS["image"]
-        found = str(_optional_json(plain / "config.json").get("_class_name", ""))
+        found = str(optional_json(plain / "config.json").get("_class_name", ""))
         if found != TEMPORAL_CLASS:
             return self._companion(VAE_FOLDERS[kind], f"the {kind} VAE")
         if kind == "image":
@@ -320,64 +290,6 @@ class GivenParts:
     def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
         """Return None: parts that the caller made came with no schedules."""
         return None
-
-
-def locate(source: str | Path) -> tuple[Path, Path]:
-    """Return the transformer's file or folder, and the folder its companions are in.
-
-    Raises:
-        InvalidInputError: if `source` does not exist, or is the starter and not in this copy.
-    """
-    if source == STARTER:
-        source = STARTER_FOLDER
-        if not STARTER_FOLDER.is_dir():
-            raise InvalidInputError(
-                "This copy of the package has no starter model: its folder assets/starter is "
-                "missing. Install the package again, or name another model."
-            )
-    path = Path(source)
-    if not path.exists():
-        raise InvalidInputError(
-            f"There is no model {str(source)!r}. Give the word starter, a folder in the layout "
-            "of Latte-1, or a transformer file."
-        )
-    for name in TRANSFORMER_FOLDERS:
-        if (path / name).is_dir():
-            return path / name, path
-    first = path if path.is_dir() else path.parent
-    for beside in BESIDE:
-        if (first / beside / TEXT_FOLDER).is_dir() or (first / beside / "vae").is_dir():
-            return path, (first / beside).resolve()
-    return path, first
-
-
-def pick_device(device: torch.device | str | None) -> torch.device:
-    """Return the device to run on: as asked, else the accelerator, else the CPU.
-
-    Raises:
-        InvalidInputError: for a word that names no device of this torch.
-    """
-    if device is None:
-        found = torch.accelerator.is_available()
-        return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise InvalidInputError(
-            f"device is {str(device)!r}, but it must be cpu, or an accelerator that this torch "
-            "was built for."
-        ) from error
-
-
-def pick_dtype(device: torch.device, *, is_small: bool) -> torch.dtype:
-    """Return float32 where half precision gains nothing, else a half type the device has."""
-    if device.type == "cpu" or is_small:
-        return torch.float32
-    return half_type(device)
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:

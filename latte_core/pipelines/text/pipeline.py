@@ -5,20 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...acceleration.run import CacheReport, RunCache
+from ...acceleration.run import RunCache
 from ...acceleration.settings import CacheSettings
-from ...checkpoint.lora.reader import merge_lora_file
-from ...checks import MAX_FRAMES, check_integer
-from ...errors import IncompatibleInputsError
 from ...memory import MemoryPlan
 from ...model.attention import BlockHooks
-from ...model.weights.merge import LoraPatch
 from ...precision.layers import layer_dtype
 from ...sampling import (
     NoisePredictor,
@@ -30,15 +27,26 @@ from ...sampling import (
     sample,
     uses_guidance,
 )
+from ...shipped import VAE_FOLDERS
 from ...text.t5 import TextEncoder
 from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
-from ..batch import Batch, check_batch, make_batches
+from ..base import VideoPipeline
 from ..part_sizes import check_room_for_cache
-from ..run import OUTPUTS, PipelineResult, check_choice, listeners, naming_size, noise_of_videos
-from ..speed import SpeedUps
+from ..run import (
+    Made,
+    PipelineResult,
+    check_call,
+    check_choice,
+    listeners,
+    naming_size,
+    noise_of_videos,
+    result_of,
+    shape_to_make,
+)
+from .batch import Batch, make_batches
 from .inputs import TextInputs, make_conditions
-from .parts import VAE_FOLDERS, Defaults, FolderParts, GivenParts, Parts
+from .parts import Defaults, FolderParts, GivenParts, Parts
 
 READS_VARIANCE = ("ddpm",)  # samplers that use the variance logits
 
@@ -56,7 +64,7 @@ class Request:
     cache: CacheSettings | None
 
 
-class Pipeline(SpeedUps):
+class Pipeline(VideoPipeline[Parts]):
     """Text to video.
 
     Args:
@@ -76,7 +84,7 @@ class Pipeline(SpeedUps):
         settings: ScheduleSettings | None = None,
         defaults: Defaults | None = None,
     ) -> None:
-        self.parts: Parts = GivenParts(
+        self.parts = GivenParts(
             transformer=transformer,
             encoder=text_encoder,
             vaes=vaes or {},
@@ -123,24 +131,6 @@ class Pipeline(SpeedUps):
     def defaults(self) -> Defaults:
         """How this model is best run, from its card where it has one."""
         return self.parts.defaults
-
-    def load_lora(self, path: str | Path, strength: float = 1.0) -> LoraPatch:
-        """Merge a LoRA into the transformer, and log how much of the file is used.
-
-        Several can be merged; each is taken out by the `remove()` of what is returned, and the
-        last removal brings back every bit of the weights. All pipelines that share the
-        transformer are changed.
-
-        Args:
-            path: of the file, in any trainer's names, or a folder that PEFT wrote.
-            strength: 0 changes nothing; negative numbers turn it round.
-
-        Raises:
-            InvalidInputError: for a strength that is no finite number.
-            IncompatibleInputsError: if it does not fit the transformer.
-            CheckpointError: if it cannot be read, or was made for another model.
-        """
-        return merge_lora_file(self.parts.transformer, path, strength)
 
     @torch.no_grad()
     def __call__(
@@ -208,10 +198,7 @@ class Pipeline(SpeedUps):
             CheckpointError: if a text encoder or VAE is needed and missing.
         """
         check_choice("vae", vae, tuple(VAE_FOLDERS))
-        check_choice("output", output, OUTPUTS)
-        check_batch(batch_size)
-        if decode_chunk is not None:
-            check_integer("decode_chunk", decode_chunk, 1, MAX_FRAMES)
+        check_call(output, batch_size, decode_chunk)
         is_guided = uses_guidance(guidance_scale)
         text = TextInputs(
             prompt=prompt,
@@ -246,13 +233,9 @@ class Pipeline(SpeedUps):
                 self._sample(request, noise[batch.rows], batch, listener, num_calls)
                 for batch, listener in heard
             ]
-        clean = torch.cat([latents for latents, _ in made])
-        reports = tuple(report for _, report in made if report is not None)
-        if output == "latents":
-            return PipelineResult(latents=clean, frames=None, cache=reports)
-        frames = self.decode(clean, vae=vae, decode_chunk=decode_chunk)
+        decode = partial(self.decode, vae=vae, decode_chunk=decode_chunk)
         is_list = count > 1 or isinstance(prompt, list | tuple)
-        return PipelineResult(latents=clean, frames=frames if is_list else frames[0], cache=reports)
+        return result_of(made, decode if output == "frames" else None, is_list=is_list)
 
     @torch.no_grad()
     def decode(
@@ -263,11 +246,7 @@ class Pipeline(SpeedUps):
         Raises:
             NonFiniteError: if the VAE breaks down to NaN.
         """
-        with self.parts.stages.run():
-            decoder = self.parts.vae(vae)
-            how = self.parts.stages.decoding(is_temporal=decoder.is_temporal, chunk=decode_chunk)
-            made = [decoder.decode(video[None], **how) for video in latents]
-        return torch.cat(made).to("cpu", torch.float32)
+        return self._decode(latents, partial(self.parts.vae, vae), decode_chunk)
 
     def _check_run(self, request: Request, noise: StepNoise) -> int:
         """Return the model calls of a run; raise now what it would raise after encoding text."""
@@ -309,24 +288,10 @@ class Pipeline(SpeedUps):
         width: int | None,
         latents: Tensor | None,
     ) -> VideoShape:
-        """Return the size to make; given latents decide what was left open, and must fit."""
+        """Return the size to make; warn if it is longer than the model was trained on."""
         config: Any = self.parts.transformer.config
         side = config.sample_size * PIXELS_PER_CELL
-        if latents is not None and latents.ndim == 5:
-            height = latents.shape[3] * PIXELS_PER_CELL if height is None else height
-            width = latents.shape[4] * PIXELS_PER_CELL if width is None else width
-        shape = VideoShape(
-            batch=count,
-            num_frames=num_frames,
-            height=side if height is None else height,
-            width=side if width is None else width,
-        )
-        if latents is not None and tuple(latents.shape) != shape.latent_size():
-            raise IncompatibleInputsError(
-                f"The given latents have shape {tuple(latents.shape)}, but {count} videos of "
-                f"{num_frames} frames at {shape.height} x {shape.width} pixels need "
-                f"{shape.latent_size()}. Change num_frames, height and width, or the latents."
-            )
+        shape = shape_to_make(count, (num_frames, height, width), (num_frames, side, side), latents)
         trained = self.parts.defaults.num_frames
         if num_frames > trained:
             warnings.warn(
@@ -343,7 +308,7 @@ class Pipeline(SpeedUps):
         batch: Batch,
         callback: StepCallback | None,
         num_calls: int,
-    ) -> tuple[Tensor, CacheReport | None]:
+    ) -> Made:
         """Make the latents of the videos of one batch."""
         cache = self._cache(request, num_calls)
         predict = self._predictor(batch, request, noise.shape, cache)

@@ -24,7 +24,8 @@ from ....latte_core.checkpoint.recognition.identify import TRANSFORMERS, identif
 from ....latte_core.checkpoint.recognition.settle import found_in, saved_config, settle_config
 from ....latte_core.config.latte import LatteConfig as NoTextConfig
 from ....latte_core.config.t2v import LatteT2VConfig
-from ....latte_core.pipelines.classes.parts import locate_class_model, read_names
+from ....latte_core.pipelines.classes.parts import read_names
+from ....latte_core.pipelines.model_folders import locate_class_model
 from ..base.detection import (
     CLASS_MODEL,
     CONFIG_TENSOR,

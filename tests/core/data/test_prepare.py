@@ -17,7 +17,7 @@ from latte_core.data.model_parts import find_model_parts
 from latte_core.data.prepare import PrepareSettings, PrepareStep, prepare_set
 from latte_core.data.transforms import Transform
 from latte_core.errors import CheckpointError, IncompatibleInputsError, InvalidInputError
-from latte_core.pipelines.text.parts import STARTER_FOLDER
+from latte_core.shipped import STARTER_FOLDER
 from latte_core.text.pair import encode_pair
 from latte_core.text.t5 import TextEncoder
 from latte_core.vae.frames import VideoVAE

@@ -12,10 +12,12 @@ from latte_test_support.tiny import text as tiny_text
 from latte_test_support.tiny.t2v import tiny_model
 from safetensors.torch import save_file
 
+from latte_core.acceleration import CacheSettings
 from latte_core.checkpoint.reading.reader import read_tensors
 from latte_core.memory import PRESETS, PartSizes, stage_bytes
-from latte_core.pipelines import part_sizes as pipeline_memory
-from latte_core.pipelines.part_sizes import part_sizes, text_encoder_bytes
+from latte_core.pipelines.part_sizes import part_sizes
+from latte_core.pipelines.text import encoder_folder
+from latte_core.pipelines.text.encoder_folder import text_encoder_bytes
 from latte_core.precision.quantize import quantize_text
 from latte_core.text.t5 import TextEncoder
 
@@ -107,7 +109,7 @@ def header_of_t5_xxl(_: Path) -> Any:
 @pytest.fixture
 def latte_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Return sizes of Latte-1 in a dtype."""
-    monkeypatch.setattr(pipeline_memory, "read_header", header_of_t5_xxl)
+    monkeypatch.setattr(encoder_folder, "read_header", header_of_t5_xxl)
 
     def sizes(dtype: torch.dtype, precision: str | None = None) -> PartSizes:
         table, rest = text_encoder_bytes(tmp_path, dtype, precision)
@@ -154,13 +156,12 @@ def test_page_says_what_is_reckoned(latte_1: Any) -> None:
         assert f"{size / GB:.1f} GB in `{precision}`" in page
 
 
-def test_sizes_of_a_run_hold_what_its_cache_keeps(tmp_path: Path) -> None:
+def test_sizes_of_a_run_hold_what_its_cache_keeps() -> None:
     size: dict[str, Any] = {"num_frames": 2, "height": 32, "width": 48}
-    folders: dict[str, Any] = {"text_folder": tmp_path / "missing", "vae_folders": []}
-    cache = pipeline_memory.CacheSettings(policy="pab")
+    cache = CacheSettings(policy="pab")
     model, dtype = tiny_model(), torch.float32
-    plain = part_sizes(model, dtype=dtype, **folders, **size)
-    kept = part_sizes(model, dtype=dtype, **folders, **size, cache=cache)
+    plain = part_sizes(model, vae_folders=[], dtype=dtype, **size)
+    kept = part_sizes(model, vae_folders=[], dtype=dtype, **size, cache=cache)
     plan = PRESETS["12"]
     assert plain.kept == 0
     assert kept.kept > 0

@@ -20,6 +20,7 @@ from latte_core.cli.main import main
 from latte_core.errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
 from latte_core.memory.loans import BlockStream
 from latte_core.pipelines.part_sizes import part_sizes
+from latte_core.pipelines.text.encoder_folder import with_text_encoder
 from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.precision.layers import LAYERS, stored_format
 from latte_core.precision.packing import pack
@@ -220,10 +221,10 @@ def test_the_reckoned_bytes_are_those_that_are_held(
     words = built.module.shared.weight.numel()
 
     def reckoned(name: str | None) -> int:
-        sizes = part_sizes(
-            transformer, text_folder=folder / "text_encoder", vae_folders=[],
-            dtype=torch.bfloat16, text_precision=name, num_frames=2, height=32, width=32,
-        )  # fmt: skip
+        others = part_sizes(
+            transformer, vae_folders=[], dtype=torch.bfloat16, num_frames=2, height=32, width=32
+        )
+        sizes = with_text_encoder(others, folder / "text_encoder", torch.bfloat16, name)
         assert sizes.text_rest == 2 * words
         return sizes.text
 

@@ -14,8 +14,8 @@ from latte_core.errors import InvalidInputError
 from latte_core.files import read_json
 from latte_core.model.latte.transformer import Latte
 from latte_core.model.t2v.transformer import LatteT2V
-from latte_core.pipelines.text.parts import STARTER_FOLDER
 from latte_core.pipelines.text.pipeline import Pipeline
+from latte_core.shipped import STARTER_FOLDER
 from latte_core.starter import text_starter as starter
 from latte_core.starter.recipe import CLASS_CONFIG, COMMON, STARTER_CONFIG, TEXT_SETS, TEXT_STAGES
 from latte_core.starter.scenes import is_held_out

@@ -12,7 +12,7 @@ from latte_core.cli.main import main
 from latte_core.data.sets import LatentSet
 from latte_core.errors import InvalidInputError
 from latte_core.files import read_json
-from latte_core.pipelines.text.parts import STARTER_FOLDER
+from latte_core.shipped import STARTER_FOLDER
 from latte_core.training.run import train
 from latte_core.training.run_folder import RunFolder
 from latte_core.training.train_config import TrainConfig

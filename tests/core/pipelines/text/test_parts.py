@@ -11,7 +11,7 @@ import torch
 from latte_test_support.tiny.pipeline import PROMPT, SMALL
 
 from latte_core.errors import CheckpointError, InvalidInputError, MissingDependencyError
-from latte_core.pipelines.text import parts as pipeline_parts
+from latte_core.pipelines import model_folders
 from latte_core.pipelines.text.pipeline import Pipeline
 from latte_core.types import StepInfo
 
@@ -75,7 +75,7 @@ def test_model_that_does_not_exist_is_refused_with_what_to_give(name: str) -> No
 def test_starter_that_is_not_there_is_refused_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(pipeline_parts, "STARTER_FOLDER", tmp_path / "starter")
+    monkeypatch.setattr(model_folders, "STARTER_FOLDER", tmp_path / "starter")
     with pytest.raises(InvalidInputError, match="no starter model"):
         Pipeline.from_pretrained("starter")
 

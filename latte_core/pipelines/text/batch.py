@@ -8,17 +8,17 @@ there steps may be computed that a video alone would skip.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..checks import MAX_BATCH, check_integer
-from ..model.t2v.blocks import TextFeatures
-from ..sampling import StepNoise
-from .text.inputs import Condition
+from ...model.t2v.blocks import TextFeatures
+from ...sampling import StepNoise
+from ..run import join_noise, slices
+from .inputs import Condition
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,25 +41,6 @@ class Batch:
         """Return what the transformer makes of the text, from row `first` on."""
         mask = None if self.mask is None else self.mask[first:].to(device)
         return transformer.project_text(self.context[first:].to(device), mask)
-
-
-def check_batch(batch_size: int) -> int:
-    """Return how many videos are made together.
-
-    Raises:
-        InvalidInputError: for a number out of range.
-    """
-    return check_integer("batch_size", batch_size, 1, MAX_BATCH)
-
-
-def slices(count: int, batch_size: int) -> list[slice]:
-    """Return which of `count` videos are made together."""
-    return [slice(at, min(at + batch_size, count)) for at in range(0, count, batch_size)]
-
-
-def join_noise(noise: Sequence[StepNoise]) -> StepNoise:
-    """Return the step noise of several videos as that of one batch."""
-    return replace(noise[0], generators=tuple(one for each in noise for one in each.generators))
 
 
 def make_batches(
