@@ -19,7 +19,7 @@ def part(name: str) -> Any:
     return importlib.import_module(f"{PACK.__name__}.{name}")
 
 
-SHIPPED = part("nodes.host.base.shipped")
+SHIPPED = part("nodes.host.run.shipped_schedules")
 FILES = part("latte_core.acceleration.schedule_file")
 SETTINGS = part("latte_core.acceleration.settings")
 TEXT = part("latte_core.config.t2v").LatteT2VConfig()

@@ -23,11 +23,11 @@ from ....latte_core.kernels.choice import KernelSet
 from ....latte_core.model.latte.transformer import Latte
 from ..base.conditions import CLASS, check_kind, find_label, kind_read
 from ..base.detection import CLASS_MODEL, config_from_settings
-from ..base.hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
 from ..base.layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
-from .kept import Kept
+from .conds import Kept
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
+from .kernel_weights import host_weights
 from .t2v import STOCK_SAMPLER, LatteBase, LatteModel
-from .weights import host_weights
 
 
 class LatteClassTransformer(Latte):

@@ -33,7 +33,7 @@ from ..base.detection import (
     detect,
     names_in,
 )
-from ..base.shipped import ORIGIN, Origin
+from ..run.shipped_schedules import ORIGIN, Origin
 from .latte import LatteClassConfig
 from .registration import wrapped_by_us
 from .t2v import LatteConfig

@@ -28,7 +28,10 @@ from ..base.detection import (
     config_from_settings,
     config_to_tensor,
 )
-from ..base.hooks import (
+from ..base.layout import fold_frames, one_for_all, one_per_video, pad_to_patch, rows_for_videos
+from .conds import CONTEXT, KEPT, Kept, KeptCond, TextCond, kept_of
+from .feed_forward_rows import fitting_feed_forward
+from .hooks import (
     TEMPORAL_ATTENTION,
     VARIANCE_COLLECTOR,
     make_hooks,
@@ -36,10 +39,7 @@ from ..base.hooks import (
     run_with_wrappers,
     with_cache,
 )
-from ..base.layout import fold_frames, one_for_all, one_per_video, pad_to_patch, rows_for_videos
-from ..base.memory import fitting_feed_forward
-from .kept import CONTEXT, KEPT, Kept, KeptCond, TextCond, kept_of
-from .weights import host_weights
+from .kernel_weights import host_weights
 
 STOCK_SAMPLER = "the sampler"  # where no node of ours can be named
 

@@ -19,7 +19,7 @@ from ....latte_core.config.t2v import LatteT2VConfig
 from ....latte_core.diffusion import space_timesteps
 from ....latte_core.files import read_json
 from ....latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
-from .detection import Config
+from ..base.detection import Config
 
 ORIGIN = "latte_origin"  # where a model patcher keeps an `Origin` among its attachments
 SCHEDULER_CONFIG = Path("scheduler") / "scheduler_config.json"
