@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ....latte_core.errors import InvalidInputError
+from ..base.paths import safe_name
 
 RUNS = "latte_training"
 DEFAULT_RUN = "my_training"
 SET_FILE = "set.json"
-STATUS_FILE = "status.json"
-MOST_BYTES = 100  # of a name; ".safetensors" and a temporary ending still have to fit
-UNUSUAL = re.compile(r"[^\w .-]")
-# Windows opens a device under these names, whatever follows after a dot.
-NUMBERED = tuple("0123456789\u00b9\u00b2\u00b3")
-DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in NUMBERED)}
 
 
 def data_names() -> list[str]:
@@ -91,11 +85,8 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / RUNS
 
 
-def safe_name(text: object) -> str:
-    """Turn what was typed into the name of one folder on every system; a name stays as it is.
-
-    Separators, control characters and the like become underscores, so that no name leads out of
-    the folder of runs.
+def name_of_run(text: object) -> str:
+    """Turn what was typed into the name of a run, which leads nowhere but into the folder of runs.
 
     Raises:
         InvalidInputError: for what is not text.
@@ -105,11 +96,7 @@ def safe_name(text: object) -> str:
             f"The name of a run is {text!r}, but it must be text. Connect the run output of "
             '"Latte Train", or type a name.'
         )
-    name = UNUSUAL.sub("_", text).strip(". ")
-    name = name.encode("utf-8")[:MOST_BYTES].decode("utf-8", "ignore").rstrip(". ")
-    if name.partition(".")[0].rstrip().upper() in DEVICES:
-        name = f"_{name}"
-    return name or DEFAULT_RUN
+    return safe_name(text) or DEFAULT_RUN
 
 
 def run_folder(name: object) -> Path:
@@ -119,7 +106,7 @@ def run_folder(name: object) -> Path:
         InvalidInputError: if the name is a link that leads elsewhere.
     """
     root = runs_folder()
-    folder = root / safe_name(name)
+    folder = root / name_of_run(name)
     if folder.resolve().parent != root.resolve():
         raise InvalidInputError(
             f"{folder.name} in output/{RUNS} is a link that leads out of this folder. Remove the "
