@@ -33,8 +33,8 @@ from ..base.detection import (
     detect,
     names_in,
 )
-from ..run.shipped_schedules import ORIGIN, Origin
 from .latte import LatteClassConfig
+from .origin import ORIGIN, Origin
 from .registration import wrapped_by_us
 from .t2v import LatteConfig
 

@@ -154,7 +154,7 @@ def check_room_is_made_for_what_attention_broadcast_keeps(stage: Stage) -> None:
 def check_other_models_leave_for_what_a_run_keeps(stage: Stage) -> None:
     import comfy.model_management as management  # `host` makes it known
 
-    make_room, needs = stage.part("nodes.host.model.feed_forward_rows").make_room, 10**6
+    make_room, needs = stage.part("nodes.host.run.memory").make_room, 10**6
     asked: list[float] = []
 
     def free_memory(needed: float, *_: Any, keep_loaded: Any) -> list[Any]:
