@@ -174,7 +174,7 @@ def check_text_that_is_changed_on_the_way_is_seen(stage: Stage) -> None:
 @contextmanager
 def everything_made_anew(stage: Stage) -> Any:
     """Keep nothing in runs while it lasts."""
-    part = stage.part("nodes.host.model.t2v")
+    part = stage.part("nodes.host.model.native")
     before = part.kept_of
     part.kept_of = lambda given, _: given.pop(KEPT, None) and None
     try:
