@@ -206,7 +206,7 @@ class Measurement:
 class DdimSteps:
     """DDIM between ComfyUI's noise levels, where the prediction is the clean latents.
 
-    The state is z = x / sqrt(1 + sigma^2), as in `steps.py`.
+    The state is z = x / sqrt(1 + sigma^2), as in `sampler_functions.py`.
 
     Args:
         timesteps: training-time index of every model call.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,26 +37,21 @@ def holds_data(folder: Path) -> bool:
 
     Looks no further than the first clip, since the page asks for this list often.
     """
-    if (folder / SET_FILE).is_file() or holds_video(folder):
+    if (folder / SET_FILE).is_file():
         return True
-    return any(holds_video(inner) or holds_picture(inner) for inner in folders_in(folder))
-
-
-def holds_video(folder: Path) -> bool:
-    """Whether a video lies in a folder."""
     from ....latte_core.data.folder_contents import is_video
-
-    with suppress(OSError):
-        return any(is_video(entry) for entry in folder.iterdir())
-    return False
-
-
-def holds_picture(folder: Path) -> bool:
-    """Whether a picture lies in a folder; a folder of pictures is a clip."""
     from ....latte_core.video.pictures import is_picture
 
+    # a folder of pictures is a clip
+    return holds(folder, is_video) or any(
+        holds(inner, is_video) or holds(inner, is_picture) for inner in folders_in(folder)
+    )
+
+
+def holds(folder: Path, is_wanted: Callable[[Path], bool]) -> bool:
+    """Whether a file of a kind lies in a folder; not where it cannot be read."""
     with suppress(OSError):
-        return any(is_picture(entry) for entry in folder.iterdir())
+        return any(map(is_wanted, folder.iterdir()))
     return False
 
 
