@@ -19,7 +19,8 @@ def part(name: str) -> Any:
     return importlib.import_module(f"{PACK.__name__}.{name}")
 
 
-SHIPPED = part("nodes.host.base.shipped")
+SHIPPED = part("nodes.host.run.shipped_schedules")
+Origin = part("nodes.host.model.origin").Origin
 FILES = part("latte_core.acceleration.schedule_file")
 SETTINGS = part("latte_core.acceleration.settings")
 TEXT = part("latte_core.config.t2v").LatteT2VConfig()
@@ -47,7 +48,7 @@ def model_folder(path: Path, sampler: str = "ddim", digest: str = "") -> Any:
         prompts=1,
         schedules=(FILES.CalibratedSchedule(full_steps=(0, 1, 2, 9)),),
     ).write(path / "cache_schedules" / f"{sampler}-{STEPS}.json")
-    return SHIPPED.Origin.of(path, {"latte_sha256": "aa"})
+    return Origin.of(path, {"latte_sha256": "aa"})
 
 
 def settle(origin: Any, sampler: str = "ddim", settings: Any = OWN, **changes: Any) -> Any:
@@ -137,9 +138,9 @@ def test_other_runs_keep_their_settings(
 def test_models_without_a_folder_or_a_list_keep_the_rule(tmp_path: Path) -> None:
     file = tmp_path / "latte.safetensors"
     file.touch()
-    assert SHIPPED.Origin.of(file, {}) is None
+    assert Origin.of(file, {}) is None
     assert settle(None) == (OWN, "ddim")
-    assert settle(SHIPPED.Origin.of(tmp_path, {})) == (OWN, "ddim")
+    assert settle(Origin.of(tmp_path, {})) == (OWN, "ddim")
 
 
 @pytest.mark.parametrize(("digest", "is_followed"), [("", True), ("aa", True), ("bb", False)])

@@ -29,7 +29,7 @@ def test_every_name_becomes_one_folder_among_the_runs(text: str, host: StandIn) 
     folders = part("nodes.host.training.folders")
     folder = folders.run_folder(text)
     assert folder.parent == Path(host.folder("output")) / "latte_training"
-    assert folders.safe_name(folder.name) == folder.name, "a name stays as it is"
+    assert folders.name_of_run(folder.name) == folder.name, "a name stays as it is"
     assert not set(folder.name) & set('/\\:*?"<>|\0\n')
     assert folder.name == folder.name.strip(". ")
     assert len(f".{folder.name}.12345678.part.safetensors".encode()) < 255
@@ -46,13 +46,13 @@ def test_every_name_becomes_one_folder_among_the_runs(text: str, host: StandIn) 
     ],
 )
 def test_usual_names_are_kept_and_others_say_what_they_were(text: str, expected: str) -> None:
-    assert part("nodes.host.training.folders").safe_name(text) == expected
+    assert part("nodes.host.training.folders").name_of_run(text) == expected
 
 
 @pytest.mark.parametrize("value", [None, 3, ["run"], b"run"])
 def test_a_name_that_is_no_text_is_refused(value: Any) -> None:
     with pytest.raises(refusal(), match="must be text"):
-        part("nodes.host.training.folders").safe_name(value)
+        part("nodes.host.training.folders").name_of_run(value)
 
 
 def test_a_run_that_is_a_link_to_elsewhere_is_refused(host: StandIn, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ TEXT_ENCODE = "Latte Text Encode"
 
 TEXT, CLASS, NOTHING = "text", "class", "nothing"
 READS = {TEXT: "reads text", CLASS: "reads a class", NOTHING: "reads neither text nor classes"}
+CLIP_WIDTHS = (768, 1024, 1280, 2048)
 MAKERS = {TEXT: TEXT_ENCODE, CLASS: CLASS_NODE, NOTHING: UNCONDITIONAL_NODE}
 
 Config = LatteT2VConfig | LatteConfig
@@ -87,6 +88,11 @@ def check_kind(config: Config, options: Mapping[str, Any], socket: str, node: st
         f"{title_of(config)}, which {READS[read]}. Connect the {socket} output of "
         f'"{MAKERS[read]}" to "{socket}", or load another model.'
     )
+
+
+def guess_encoder(width: int) -> str:
+    """Return a sentence, behind a space, about an encoder that text of this width may be from."""
+    return " It looks like CLIP." if width in CLIP_WIDTHS else ""
 
 
 def find_label(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +34,6 @@ NAMES_KEY = "_class_names"
 NAMES_SETTING = "class_names"
 
 Config = LatteT2VConfig | LatteConfig
-AnyConfig = TypeVar("AnyConfig", LatteT2VConfig, LatteConfig)
 
 
 def is_latte(names: Iterable[str], prefix: str = "") -> bool:
@@ -119,7 +118,7 @@ def names_in(own: Mapping[str, Any], num_classes: int) -> list[str]:
     return list(known_names(num_classes))
 
 
-def config_from_settings(settings: Mapping[str, Any], kind: type[AnyConfig]) -> AnyConfig:
+def config_from_settings(settings: Mapping[str, Any], kind: type[Config]) -> Config:
     """Return the transformer's config out of a `unet_config`, which carries more than that."""
     known = {field.name for field in fields(kind)}
     return kind.from_dict({k: v for k, v in settings.items() if k in known})

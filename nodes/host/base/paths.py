@@ -1,14 +1,14 @@
-"""Where model files lie: ComfyUI's folders, by listed names only, and the pack's own starters."""
+"""Where files lie: ComfyUI's folders, by listed names only, and the pack's own starters."""
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
 from ....latte_core.acceleration.schedule_file import FOLDER as SHIPPED_SCHEDULES
 from ....latte_core.config.ucf101 import UCF101_CLASSES
 from ....latte_core.errors import CheckpointError, InvalidInputError
-from ..training.folders import safe_name
 
 STARTER = "starter"
 CLASS_STARTER = "class-starter"
@@ -19,6 +19,27 @@ ASSETS = Path(__file__).resolve().parents[3] / "latte_core" / "assets"
 STARTER_FOLDER = ASSETS / "starter"
 CLASS_STARTER_FOLDER = ASSETS / "class_starter"
 TRANSFORMER_CONFIG = Path("transformer") / "config.json"
+MOST_BYTES = 100  # of a name; ".safetensors" and a temporary ending still have to fit
+UNUSUAL = re.compile(r"[^\w .-]")
+# Windows opens a device under these names, whatever follows after a dot.
+NUMBERED = tuple("0123456789\u00b9\u00b2\u00b3")
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in NUMBERED)}
+
+
+def safe_name(text: str) -> str:
+    """Turn what was typed into one name of a file or folder on every system.
+
+    Separators, control characters and the like become underscores, so that no name leads out of
+    its folder. A name that was made so stays as it is.
+
+    Returns:
+        "" for nothing but dots and spaces.
+    """
+    name = UNUSUAL.sub("_", text).strip(". ")
+    name = name.encode("utf-8")[:MOST_BYTES].decode("utf-8", "ignore").rstrip(". ")
+    if name.partition(".")[0].rstrip().upper() in DEVICES:
+        name = f"_{name}"
+    return name
 
 
 def listed_files(category: str) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ....latte_core.config.t2v import LatteT2VConfig
 from ....latte_core.errors import IncompatibleInputsError, InvalidInputError
 from ....latte_core.types import LATENT_CHANNELS, PIXELS_PER_CELL
-from .conditions import CLASS, MAKERS, Config, check_kind, find_label, kind_read
+from .conditions import CLASS, MAKERS, Config, check_kind, find_label, guess_encoder, kind_read
 from .detection import IMAGE_MODELS
 
 
@@ -127,10 +127,9 @@ def check_text(tensor: Any, socket: str, config: LatteT2VConfig, node: str) -> N
     width = config.caption_channels
     if tensor.ndim == 3 and tensor.shape[2] == width:
         return
-    guess = " It looks like CLIP." if tensor.shape[-1] in (768, 1024, 1280, 2048) else ""
     raise IncompatibleInputsError(
         f'The "{socket}" input of {node} got text of width {tensor.shape[-1]}, but its model '
-        f"expects {width}.{guess} {advice(config)}"
+        f"expects {width}.{guess_encoder(tensor.shape[-1])} {advice(config)}"
     )
 
 

@@ -1,8 +1,8 @@
 """Class-conditional and unconditional Lattes as native ComfyUI models; also DiT's image models.
 
-The siblings of `t2v.py`: the same latents, schedule and patches. A label takes the place of text;
-guidance reaches the predicted noise alone, since the variance never leaves the transformer as part
-of its output (docs/model.md 2.9).
+The siblings of those in `t2v.py`: the same latents, schedule and patches. A label takes the place
+of text; guidance reaches the predicted noise alone, since the variance never leaves the transformer
+as part of its output (docs/model.md 2.9).
 """
 
 from __future__ import annotations
@@ -10,55 +10,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import comfy.conds
 import torch
-from comfy import model_base
 from torch import Tensor
 
 from ....latte_core.checkpoint.recognition.families import CLASS_NODE
 from ....latte_core.checkpoint.recognition.titles import advice_of, title_of
 from ....latte_core.config.latte import LatteConfig
 from ....latte_core.errors import IncompatibleInputsError
-from ....latte_core.kernels.choice import KernelSet
 from ....latte_core.model.latte.transformer import Latte
-from ..base.conditions import CLASS, check_kind, find_label, kind_read
-from ..base.detection import CLASS_MODEL, config_from_settings
-from ..base.hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, run_with_wrappers, with_cache
+from ..base.conditions import CLASS, find_label, kind_read
+from ..base.detection import CLASS_MODEL
 from ..base.layout import fold_frames, one_per_video, pad_to_patch, rows_for_videos
-from .kept import Kept
-from .t2v import STOCK_SAMPLER, LatteBase, LatteModel
-from .weights import host_weights
+from .conds import Kept, LabelCond
+from .hooks import TEMPORAL_ATTENTION, make_hooks, noise_of, with_cache
+from .native import STOCK_SAMPLER, HostTransformer, LatteBase, LatteModel, socket_of
 
 
-class LatteClassTransformer(Latte):
+class LatteClassTransformer(HostTransformer, Latte):  # type: ignore[override]  # two `forward`s
     """Latte with ComfyUI's calling convention and its patches, wrappers and attention.
 
-    A subclass, not a wrapper: the names of the weights stay the released ones.
+    The labels are the keyword `y`: (conds,) or as many numbers, 0 .. num_classes.
     """
 
-    def __init__(
-        self, *, dtype: Any = None, device: Any = None, operations: Any, **settings: Any
-    ) -> None:
-        config = config_from_settings(settings, LatteConfig)
-        super().__init__(config, operations=operations, dtype=dtype, device=device)
-        self.kernels = KernelSet(weights_of=host_weights)
-        self.dtype = dtype
-
-    def forward(  # type: ignore[override]  # ComfyUI's convention, see model_base
-        self,
-        x: Tensor,
-        timestep: Tensor,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """(T, 4, h, w) or (B, 4, T, h, w) -> noise of the same shape; `control` is ignored.
-
-        The labels are the keyword `y`: (conds,) or as many numbers, 0 .. num_classes.
-        """
-        options = {} if transformer_options is None else transformer_options
-        return run_with_wrappers(self, x, timestep, context, options, **kwargs)
+    config_class = LatteConfig
 
     def predict(
         self,
@@ -83,7 +57,8 @@ class LatteClassTransformer(Latte):
         grid = (slots // tubelet, rows // patch, columns // patch)
         hooks = make_hooks(transformer_options, grid, self.config.num_units)
         kept, size = Kept() if latte_kept is None else latte_kept, tuple(videos.shape)
-        output = super().forward(
+        output = Latte.forward(
+            self,
             videos,
             one_per_video(timestep, count),
             self.labels_for(y, conds, count),
@@ -107,39 +82,19 @@ class LatteClassTransformer(Latte):
         return rows_for_videos(torch.as_tensor(labels), conds, videos)
 
 
-class LabelCond(comfy.conds.CONDConstant):
-    """A label, once for all frames, as a number: what is no tensor is not moved to a device.
-
-    So it can be looked at in every call, and no call waits for an accelerator.
-    """
-
-    def can_concat(self, other: Any) -> bool:
-        """Let labels of all conditionings be stacked."""
-        return True
-
-    def concat(self, others: Sequence[Any]) -> tuple[int, ...]:
-        """Return the labels of a stack of conditionings."""
-        return (self.cond, *(one.cond for one in others))
-
-
 class LatteClassVideo(LatteModel):
-    """What a MODEL socket carries: noise prediction on the plain linear beta schedule."""
+    """What a MODEL socket carries where there is no text."""
 
-    def __init__(self, model_config: Any, device: Any = None) -> None:
-        super().__init__(
-            model_config, model_base.ModelType.EPS, device=device, unet_model=LatteClassTransformer
-        )
+    transformer_class = LatteClassTransformer
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
-        """Turn the class of a conditioning into a label; refuse what the model does not read."""
+        """Turn the class of a conditioning into a label."""
         config = self.diffusion_model.config
-        socket = kwargs.get("prompt_type", "conditioning")
-        check_kind(config, kwargs, socket, STOCK_SAMPLER)
         out = super().extra_conds(**kwargs)
         out.pop("c_crossattn", None)  # the placeholder beside a label
         if kind_read(config) == CLASS:
             names = self.model_config.class_names()
-            label = find_label(config, names, kwargs, socket, STOCK_SAMPLER)
+            label = find_label(config, names, kwargs, socket_of(kwargs), STOCK_SAMPLER)
             out["y"] = LabelCond(label)
         return out
 
@@ -147,26 +102,25 @@ class LatteClassVideo(LatteModel):
 class LatteClassConfig(LatteBase):
     """How ComfyUI's loaders recognise and build models without text."""
 
+    config_class = LatteConfig
+    model_class = LatteClassVideo
     unet_config = {"image_model": CLASS_MODEL}
+    memory_usage_factor = 0.5  # traced, with a fifth on top: benchmarks/memory.py
     supported_inference_dtypes = [torch.float16, torch.bfloat16, torch.float32]
 
-    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteClassVideo:
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> LatteModel:
         """Build the model; weights follow through `load_model_weights`.
 
         Raises:
             IncompatibleInputsError: for a model of CLIP text, which no node can give it.
         """
         config = self.transformer_config()
-        if config.conditioning == "clip_text":
+        if isinstance(config, LatteConfig) and config.conditioning == "clip_text":
             raise IncompatibleInputsError(
                 f"This is {title_of(config)}, which cannot be opened here. {advice_of(config)}"
             )
-        return LatteClassVideo(self, device=device)
+        return super().get_model(state_dict, prefix, device)
 
     def clip_target(self, state_dict: Mapping[str, Any] | None = None) -> None:
         """Return None: there is no text encoder in these files."""
         return None
-
-    def transformer_config(self) -> LatteConfig:
-        """Return the transformer's config out of `unet_config`."""
-        return config_from_settings(self.unet_config, LatteConfig)

@@ -34,8 +34,8 @@ from ..base.detection import (
     detect,
     names_in,
 )
-from ..base.shipped import ORIGIN, Origin
 from .latte import LatteClassConfig
+from .origin import ORIGIN, Origin
 from .registration import wrapped_by_us
 from .t2v import LatteConfig
 

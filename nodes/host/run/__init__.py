@@ -1,1 +1,1 @@
-"""What happens in a run of a sampler."""
+"""What happens in a run of a sampler, and what is put around its model calls."""

@@ -23,12 +23,13 @@ from ....latte_core.acceleration.settings import PAB, CacheSettings
 from ....latte_core.acceleration.step_cache import StepCache, Tally
 from ....latte_core.model.attention import BlockHooks
 from ....latte_core.types import LATENT_CHANNELS
-from ..base.hooks import RUN_CACHE
-from ..base.memory import make_room
-from ..base.placing import ONE_CALL_A_STEP, Place, PlacedPolicy, surroundings
-from ..base.shipped import ORIGIN, settle_schedules
+from ..model.hooks import RUN_CACHE
+from ..model.origin import ORIGIN
 from .guidance import GuidanceOfRun, cache_guidance
+from .memory import make_room
 from .precision import compute_dtype
+from .shipped_schedules import settle_schedules
+from .step_of_call import ONE_CALL_A_STEP, Place, PlacedPolicy, surroundings
 
 KEY = "latte_accelerate"
 GUIDED = 2  # conditions of a call

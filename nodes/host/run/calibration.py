@@ -36,12 +36,12 @@ from ....latte_core.checkpoint.recognition.titles import title_of
 from ....latte_core.devices import is_out_of_memory
 from ....latte_core.errors import CorruptCheckpointError, IncompatibleInputsError, InvalidInputError
 from ....latte_core.model.attention import BlockFn, BlockHooks
-from ..base.hooks import RUN_CACHE
 from ..base.progress import check_cancelled, progress_bar
 from ..base.sockets import config_of
+from ..model.hooks import RUN_CACHE
 from .acceleration import STOCK_CACHES, accelerate, ids_of
+from .sampler_functions import alpha_of, check_finite, levels_of, model_dtype, with_options
 from .sampling import RunSettings, latte_sigmas, latte_timesteps, noise_of_run
-from .steps import alpha_of, check_finite, levels_of, model_dtype, with_options
 
 SAMPLER = "ddim"  # its steps depend on nothing but their arguments
 Edges = dict[tuple[int, int], float]
@@ -206,7 +206,7 @@ class Measurement:
 class DdimSteps:
     """DDIM between ComfyUI's noise levels, where the prediction is the clean latents.
 
-    The state is z = x / sqrt(1 + sigma^2), as in `steps.py`.
+    The state is z = x / sqrt(1 + sigma^2), as in `sampler_functions.py`.
 
     Args:
         timesteps: training-time index of every model call.

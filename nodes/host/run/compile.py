@@ -17,7 +17,7 @@ from torch import nn
 
 from ....latte_core.acceleration.compilation import RegionalCompiler
 from ....latte_core.model.attention import BlockHooks
-from ..base.hooks import HostAttention
+from ..model.hooks import HostAttention
 
 KEY = "torch.compile"  # comfy_api.torch_helpers.torch_compile.COMPILE_KEY
 COMPILERS = "latte_compilers"

@@ -18,8 +18,8 @@ from torch import Tensor
 from ....latte_core.acceleration.clock import StepClock
 from ....latte_core.acceleration.guidance_cache import GuidanceCache, GuidancePlan
 from ....latte_core.acceleration.policies import Policy
-from ..base.hooks import RUN_CACHE
-from ..base.placing import Place, surroundings
+from ..model.hooks import RUN_CACHE
+from .step_of_call import Place, surroundings
 
 Conds = Sequence[Any]
 """For each part of guidance its list of conditionings, or None where the part is not computed."""

@@ -25,7 +25,7 @@ from ....latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
 from ..base.conditions import CLASS, Config, kind_read
 from ..base.layout import fold_frames, unfold
 from ..base.sockets import config_of
-from .steps import DrawNoise, sample_ddim, sample_ddpm
+from .sampler_functions import DrawNoise, sample_ddim, sample_ddpm
 
 logger = logging.getLogger("latte")
 

@@ -17,8 +17,8 @@ from ....latte_core.text.t5 import TextEmbeddings
 from ....latte_core.text.tokenizer import PromptTokenizer
 from ....latte_core.types import TEXT_TOKENS
 from ..base.progress import check_cancelled
+from .cache import with_memory
 from .clip import NAME
-from .memory import with_memory
 
 logger = logging.getLogger("latte")
 

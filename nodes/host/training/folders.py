@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from ....latte_core.errors import InvalidInputError
+from ..base.paths import safe_name
 
 RUNS = "latte_training"
 DEFAULT_RUN = "my_training"
 SET_FILE = "set.json"
-STATUS_FILE = "status.json"
-MOST_BYTES = 100  # of a name; ".safetensors" and a temporary ending still have to fit
-UNUSUAL = re.compile(r"[^\w .-]")
-# Windows opens a device under these names, whatever follows after a dot.
-NUMBERED = tuple("0123456789\u00b9\u00b2\u00b3")
-DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{n}" for kind in ("COM", "LPT") for n in NUMBERED)}
 
 
 def data_names() -> list[str]:
@@ -43,26 +37,21 @@ def holds_data(folder: Path) -> bool:
 
     Looks no further than the first clip, since the page asks for this list often.
     """
-    if (folder / SET_FILE).is_file() or holds_video(folder):
+    if (folder / SET_FILE).is_file():
         return True
-    return any(holds_video(inner) or holds_picture(inner) for inner in folders_in(folder))
-
-
-def holds_video(folder: Path) -> bool:
-    """Whether a video lies in a folder."""
     from ....latte_core.data.folder_contents import is_video
-
-    with suppress(OSError):
-        return any(is_video(entry) for entry in folder.iterdir())
-    return False
-
-
-def holds_picture(folder: Path) -> bool:
-    """Whether a picture lies in a folder; a folder of pictures is a clip."""
     from ....latte_core.video.pictures import is_picture
 
+    # a folder of pictures is a clip
+    return holds(folder, is_video) or any(
+        holds(inner, is_video) or holds(inner, is_picture) for inner in folders_in(folder)
+    )
+
+
+def holds(folder: Path, is_wanted: Callable[[Path], bool]) -> bool:
+    """Whether a file of a kind lies in a folder; not where it cannot be read."""
     with suppress(OSError):
-        return any(is_picture(entry) for entry in folder.iterdir())
+        return any(map(is_wanted, folder.iterdir()))
     return False
 
 
@@ -91,11 +80,8 @@ def runs_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / RUNS
 
 
-def safe_name(text: object) -> str:
-    """Turn what was typed into the name of one folder on every system; a name stays as it is.
-
-    Separators, control characters and the like become underscores, so that no name leads out of
-    the folder of runs.
+def name_of_run(text: object) -> str:
+    """Turn what was typed into the name of a run, which leads nowhere but into the folder of runs.
 
     Raises:
         InvalidInputError: for what is not text.
@@ -105,11 +91,7 @@ def safe_name(text: object) -> str:
             f"The name of a run is {text!r}, but it must be text. Connect the run output of "
             '"Latte Train", or type a name.'
         )
-    name = UNUSUAL.sub("_", text).strip(". ")
-    name = name.encode("utf-8")[:MOST_BYTES].decode("utf-8", "ignore").rstrip(". ")
-    if name.partition(".")[0].rstrip().upper() in DEVICES:
-        name = f"_{name}"
-    return name or DEFAULT_RUN
+    return safe_name(text) or DEFAULT_RUN
 
 
 def run_folder(name: object) -> Path:
@@ -119,7 +101,7 @@ def run_folder(name: object) -> Path:
         InvalidInputError: if the name is a link that leads elsewhere.
     """
     root = runs_folder()
-    folder = root / safe_name(name)
+    folder = root / name_of_run(name)
     if folder.resolve().parent != root.resolve():
         raise InvalidInputError(
             f"{folder.name} in output/{RUNS} is a link that leads out of this folder. Remove the "

@@ -154,7 +154,7 @@ def check_room_is_made_for_what_attention_broadcast_keeps(stage: Stage) -> None:
 def check_other_models_leave_for_what_a_run_keeps(stage: Stage) -> None:
     import comfy.model_management as management  # `host` makes it known
 
-    make_room, needs = stage.part("nodes.host.base.memory").make_room, 10**6
+    make_room, needs = stage.part("nodes.host.run.memory").make_room, 10**6
     asked: list[float] = []
 
     def free_memory(needed: float, *_: Any, keep_loaded: Any) -> list[Any]:
@@ -293,7 +293,7 @@ def check_nothing_is_left_after_cancel(stage: Stage) -> None:
     expect(0 < heard.counts()[0][1] < STEPS, heard.texts)
     expect(torch.equal(stage.ksampler(model, steps=STEPS), expected), "the next run differs")
     options = model.model_options["transformer_options"]
-    key = stage.part("nodes.host.base.hooks").RUN_CACHE
+    key = stage.part("nodes.host.model.hooks").RUN_CACHE
     expect(key not in options and key not in stage.model.model_options, options)
 
 

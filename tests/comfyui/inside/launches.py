@@ -50,7 +50,7 @@ def full_size(stage: Stage, script: Any, *, kernels: bool) -> Any:
 
 def host_call(stage: Stage, model: Any, script: Any) -> Callable[[], Any]:
     """Return a call as a guided step makes it, with what its run shares prepared."""
-    part = stage.part("nodes.host.model.kept")
+    part = stage.part("nodes.host.model.conds")
     text = torch.empty(1, 20, script.TEXT_WIDTH, dtype=script.DTYPE, device="meta")
     kept = [part.Kept(), part.Kept()]
     conds = [part.TextCond(text, one) for one in kept]
@@ -70,7 +70,7 @@ def host_call(stage: Stage, model: Any, script: Any) -> Callable[[], Any]:
 @contextmanager
 def attention_of_a_card(stage: Stage) -> Any:
     """Let ComfyUI attend as it does on a card, with torch's fused kernel, while it lasts."""
-    attention = stage.part("nodes.host.base.hooks").attention
+    attention = stage.part("nodes.host.model.hooks").attention
     before = attention.optimized_attention
     attention.optimized_attention = attention.attention_pytorch
     try:
@@ -139,7 +139,7 @@ def check_text_and_places_are_prepared_once_in_a_run(stage: Stage) -> None:
 def check_nothing_of_a_run_stays_behind(stage: Stage) -> None:
     import gc
 
-    part = stage.part("nodes.host.model.kept")
+    part = stage.part("nodes.host.model.conds")
     stage.ksampler(steps=2)
     gc.collect()
     left = [one for one in gc.get_objects() if type(one) is part.Kept]
@@ -174,7 +174,7 @@ def check_text_that_is_changed_on_the_way_is_seen(stage: Stage) -> None:
 @contextmanager
 def everything_made_anew(stage: Stage) -> Any:
     """Keep nothing in runs while it lasts."""
-    part = stage.part("nodes.host.model.t2v")
+    part = stage.part("nodes.host.model.native")
     before = part.kept_of
     part.kept_of = lambda given, _: given.pop(KEPT, None) and None
     try:
@@ -222,7 +222,7 @@ def check_a_prompt_for_each_frame_moves_with_context_windows(stage: Stage) -> No
 
 
 def check_layers_lend_weights_only_as_they_are(stage: Stage) -> None:
-    lend = stage.part("nodes.host.model.weights").host_weights
+    lend = stage.part("nodes.host.model.kernel_weights").host_weights
     tokens = torch.zeros(1, 2, 4)
 
     def lends(layer: nn.Module, given: torch.Tensor = tokens) -> bool:
@@ -255,7 +255,7 @@ def check_layers_lend_weights_only_as_they_are(stage: Stage) -> None:
 
 
 def check_only_exact_attention_leaves_frames_to_the_model(stage: Stage) -> None:
-    hooks = stage.part("nodes.host.base.hooks")
+    hooks = stage.part("nodes.host.model.hooks")
     attention = hooks.attention
     expect(hooks.HostAttention({}).leaves_frames)
     expect(not hooks.HostAttention({hooks.OVERRIDE: lambda *_: None}).leaves_frames)
@@ -280,7 +280,7 @@ def check_only_exact_attention_leaves_frames_to_the_model(stage: Stage) -> None:
 def check_attention_broadcast_still_sees_attention_across_frames(stage: Stage) -> None:
     config = json.loads((STARTER / "transformer" / "config.json").read_text(encoding="utf-8"))
     pab = stage.part("latte_core.acceleration.pab")
-    hooks = stage.part("nodes.host.base.hooks").make_hooks({}, (4, 4, 4), config["num_layers"])
+    hooks = stage.part("nodes.host.model.hooks").make_hooks({}, (4, 4, 4), config["num_layers"])
     expect(hooks.leaves_frames)
     run = pab.AttentionBroadcast(pab.Broadcast(), num_steps=4)
     expect(not run.hooks(hooks, timestep=500.0, ids=(0,)).leaves_frames)
@@ -332,7 +332,7 @@ def refuse_triton(name: str, *_: Any) -> None:
 
 
 def check_cached_runs_look_at_no_noise_level_of_samplers_that_count(stage: Stage) -> None:
-    placing = stage.part("nodes.host.base.placing")
+    placing = stage.part("nodes.host.run.step_of_call")
     acceleration = stage.part("nodes.host.run.acceleration")
     reads: list[float] = []
     plain, known = placing.Place.move_to, acceleration.ONE_CALL_A_STEP

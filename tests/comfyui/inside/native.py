@@ -36,7 +36,7 @@ def check_model_equals_latte_core(stage: Stage) -> None:
 
 
 def check_variance_goes_to_the_collector(stage: Stage) -> None:
-    collector = stage.part("nodes.host.base.hooks").VarianceCollector()
+    collector = stage.part("nodes.host.model.hooks").VarianceCollector()
     core = stage.part("latte_core.checkpoint.loading.loader").load_transformer(STARTER)
     x, text = torch.randn(5, 4, 8, 8), torch.randn(1, 6, 128)
     options = {"cond_or_uncond": [0], "latte_variance": collector}

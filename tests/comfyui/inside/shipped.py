@@ -30,7 +30,7 @@ def file_of(stage: Stage, steps: int) -> Any:
 def unknown(stage: Stage, model: Any = None) -> Any:
     """Return a MODEL that came from nowhere, which the rule is for."""
     plain = (model or stage.model).clone()
-    plain.remove_attachments(stage.part("nodes.host.base.shipped").ORIGIN)
+    plain.remove_attachments(stage.part("nodes.host.model.origin").ORIGIN)
     return plain
 
 

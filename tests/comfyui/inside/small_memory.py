@@ -34,7 +34,7 @@ def pretending(stage: Stage, model: Any, free: float | None) -> Iterator[None]:
 
     with (
         patch.object(management, "get_free_memory", pretend),
-        patch.object(stage.part("nodes.host.base.memory"), "FEED_FORWARD_ROWS", ROWS),
+        patch.object(stage.part("nodes.host.model.feed_forward_rows"), "FEED_FORWARD_ROWS", ROWS),
     ):
         yield
     rows = {layer.rows for layer in layers_of(model)}

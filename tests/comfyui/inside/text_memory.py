@@ -152,7 +152,7 @@ def check_changes_without_an_identity_are_never_remembered(stage: Stage) -> None
 
 
 def check_prompts_that_were_not_used_for_longest_are_let_go(stage: Stage) -> None:
-    memory = stage.part("nodes.host.text.memory")
+    memory = stage.part("nodes.host.text.cache")
     clip = open_clip(stage)
     rows = encode(stage, clip, RED, mask_feature=False)[0]
     size = rows.numel() * rows.element_size() + rows.shape[1]  # with the mask

@@ -1,9 +1,9 @@
-"""What depends on how much memory there is: calls in smaller parts."""
+"""Calls whose feed-forward layers work on some tokens at a time, where memory is short."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ....latte_core.model.layers import set_feed_forward_rows
 
-GB = 1e9
 FEED_FORWARD_ROWS = 4096  # tokens at a time, as in latte_core's presets for small cards
 
 logger = logging.getLogger("latte")
@@ -51,35 +50,3 @@ def free_memory(model: Any, device: torch.device) -> float:
     # With dynamic memory, weights that can be let go count as free; only the patcher knows them.
     ask = getattr(model.current_patcher, "get_free_memory", comfy.model_management.get_free_memory)
     return float(ask(device))
-
-
-def make_room(patcher: Any, num_bytes: int, shape: Sequence[int]) -> None:
-    """Have ComfyUI put other models away for what a run is going to keep.
-
-    It reckons with the weights of a model and with single calls alone.
-
-    Args:
-        patcher: of the model that is to run.
-        num_bytes: that the run will keep.
-        shape: of its latents.
-    """
-    import comfy.model_management as management
-
-    device = patcher.load_device
-    if management.is_device_cpu(device):
-        return
-    loaded = management.current_loaded_models
-    # the model of a chain of nodes is a clone of what is loaded: the weights are the same
-    own = [one for one in loaded if one.model is not None and patcher.is_clone(one.model)]
-    needed = patcher.model_size() - patcher.loaded_size() + num_bytes
-    needed += patcher.model.memory_required(list(shape))
-    management.free_memory(needed, device, keep_loaded=own)
-    free = management.get_free_memory(device)
-    if free < needed:
-        logger.warning(
-            "Latte: attention broadcast keeps %.1f GB of results, and %.1f GB are free where %.1f "
-            "GB are needed. Choose another policy in Latte Accelerate if memory runs out.",
-            num_bytes / GB,
-            free / GB,
-            needed / GB,
-        )

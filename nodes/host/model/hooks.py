@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ....latte_core.errors import InvalidInputError
 from ....latte_core.model.attention import BlockHooks
-from .layout import unfold
+from ..base.layout import unfold
 
 VARIANCE_COLLECTOR = "latte_variance"
 TEMPORAL_ATTENTION = "latte_temporal_attention"

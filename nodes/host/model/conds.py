@@ -1,8 +1,9 @@
-"""What a run makes once of its conditionings and size: text keys and values, tables of places.
+"""Conditions as ComfyUI carries them from call to call of a run: text, labels, and what is kept.
 
 ComfyUI asks a model once per run and conditioning for its conditions (`extra_conds`), and takes
-those through all calls of the run. What is kept travels with them: it belongs to no module, is
-found without any node of ours, and is gone with the run (docs/comfyui.md 4).
+those through all calls of the run. What a run makes once of its conditionings and size (text keys
+and values, tables of places) travels with them: it belongs to no module, is found without any node
+of ours, and is gone with the run (docs/comfyui.md 4).
 """
 
 from __future__ import annotations
@@ -90,6 +91,21 @@ class TextCond(comfy.conds.CONDCrossAttn):
             return super().concat(others)
         joined = kept[0].with_others(kept[1:])
         return joined.get(CONTEXT, lambda: super(TextCond, self).concat(others))
+
+
+class LabelCond(comfy.conds.CONDConstant):
+    """A label, once for all frames, as a number: what is no tensor is not moved to a device.
+
+    So it can be looked at in every call, and no call waits for an accelerator.
+    """
+
+    def can_concat(self, other: Any) -> bool:
+        """Let labels of all conditionings be stacked."""
+        return True
+
+    def concat(self, others: Sequence[Any]) -> tuple[int, ...]:
+        """Return the labels of a stack of conditionings."""
+        return (self.cond, *(one.cond for one in others))
 
 
 def kept_of(given: dict[str, Any], patcher: Any) -> Kept | None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from ....latte_core.diffusion import Posterior
 from ....latte_core.errors import IncompatibleInputsError, NonFiniteError
 from ....latte_core.sampling.guidance import guide
-from ..base.hooks import TEMPORAL_ATTENTION, VARIANCE_COLLECTOR, VarianceCollector
 from ..base.layout import fold_frames, unfold
 from ..base.progress import check_cancelled
+from ..model.hooks import TEMPORAL_ATTENTION, VARIANCE_COLLECTOR, VarianceCollector
 
 DrawNoise = Callable[[Sequence[int]], Tensor]
 """Shape (B, 4, F, h, w) -> noise of one step, of that shape."""

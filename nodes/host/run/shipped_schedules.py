@@ -8,49 +8,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ....latte_core.acceleration.schedule_file import ScheduleFile
 from ....latte_core.acceleration.settings import STATIC, CacheSettings
-from ....latte_core.checkpoint.reading.reader import DIGEST_KEY
 from ....latte_core.config.t2v import LatteT2VConfig
 from ....latte_core.diffusion import space_timesteps
 from ....latte_core.files import read_json
 from ....latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
-from .detection import Config
+from ..base.detection import Config
+from ..model.origin import Origin
 
-ORIGIN = "latte_origin"  # where a model patcher keeps an `Origin` among its attachments
 SCHEDULER_CONFIG = Path("scheduler") / "scheduler_config.json"
 CALIBRATED = ("ddim", "ddpm")  # samplers whose noise levels are Latte's own
 SAME_STEPS = {"euler": "ddim"}  # in ComfyUI's variables, DDIM without noise is Euler's method
 TOLERANCE = 1e-3  # relative; float32 tables differ by 1e-4, neighbouring timesteps by 1e-2
 
 logger = logging.getLogger("latte")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """Where a model came from.
-
-    Args:
-        folder: its own, with `transformer/` in it.
-        digest: of its weights, as its file states it; "" if it states none.
-    """
-
-    folder: Path
-    digest: str = ""
-
-    @classmethod
-    def of(cls, path: Path, metadata: Mapping[str, str]) -> Origin | None:
-        """Return a folder's; None for a file, which shares its folder with other models.
-
-        Args:
-            path: what was loaded.
-            metadata: of its weights.
-        """
-        return cls(folder=path, digest=metadata.get(DIGEST_KEY, "")) if path.is_dir() else None
 
 
 def settle_schedules(
