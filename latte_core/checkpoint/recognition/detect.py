@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from ...checks import is_whole
 from ...config.t2v import LEGACY_KEYS, LatteT2VConfig
 from ...errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
 from ..reading.folders import MAX_CONFIG_BYTES, parse_table
@@ -201,9 +202,7 @@ def head_sizes(values: Mapping[str, Any], hidden: int) -> tuple[object, object]:
 
 def quotient(whole: int, part: object) -> int:
     """Return `whole` / `part` if `part` is a whole number that divides it, else 0."""
-    if isinstance(part, bool) or not isinstance(part, int) or part < 1 or whole % part:
-        return 0
-    return whole // part
+    return whole // part if is_whole(part, low=1) and whole % part == 0 else 0
 
 
 def infer(first: Mapping[str, int]) -> dict[str, int]:

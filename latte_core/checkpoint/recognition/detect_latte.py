@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...checks import is_number, is_whole
 from ...config.latte import SIZES, LatteConfig
 from ...errors import WeightMismatchError
 from .detect import (
@@ -205,8 +206,7 @@ def infer(weights: Weights, stated: Mapping[str, Any]) -> dict[str, Any]:
 
 def inner_width(width: int, ratio: Any) -> int:
     """Return the rows of a feed-forward layer, 0 for a ratio that is no sensible number."""
-    is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-    return int(width * ratio) if is_number and 0 < ratio <= MAX_MLP_RATIO else 0
+    return int(width * ratio) if is_number(ratio) and 0 < ratio <= MAX_MLP_RATIO else 0
 
 
 def infer_output(first: Mapping[str, int], channels: int) -> dict[str, Any]:
@@ -266,5 +266,4 @@ def infer_time(weights: Weights, stated: Mapping[str, Any], learned: bool) -> di
 
 def count(value: Any, default: int) -> int:
     """Return a stated count if it is one, else `default`; the config itself is checked later."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if is_count else default
+    return value if is_whole(value, low=1) else default
