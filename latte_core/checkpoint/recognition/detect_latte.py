@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 from typing import Any
 
@@ -23,6 +24,7 @@ from .detect import (
     config_in_tensor,
     count_blocks,
     first_dimensions,
+    plain,
     resolve,
 )
 from .names import (
@@ -90,7 +92,7 @@ def detect_latte(
     saved = shapes.get(f"{prefix}{CONFIG_TENSOR}")
     if isinstance(saved, Tensor):
         own = dict(config_in_tensor(saved))
-    given = config.to_dict() if isinstance(config, LatteConfig) else config
+    given = plain(config)
     if not has_known_time(weights_in(shapes, prefix), {**own, **(given or {})}):
         return None
     return latte_config_of(shapes, own, given, prefix=prefix)
@@ -110,15 +112,8 @@ def latte_config_of(
         own: settings that came with the weights; those of the caller, `given`, win over them.
         place: where `own` stood, for messages.
     """
-    found = weights_in(shapes, prefix)
-
-    def join_all(*layers: Mapping[str, Any]) -> LatteConfig:
-        stated: dict[str, Any] = {}
-        for layer in layers:
-            stated.update(LatteConfig.translate(layer))
-        return join_with_weights(found, stated)
-
-    return resolve(join_all, own, given, place)
+    join = partial(join_with_weights, weights_in(shapes, prefix))
+    return resolve(join, LatteConfig.translate, own, given, place)
 
 
 def weights_in(shapes: Mapping[str, Shaped], prefix: str) -> Weights:
