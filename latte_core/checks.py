@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 from .errors import InvalidInputError
 
@@ -13,13 +14,23 @@ MAX_SEED = 2**64 - 1
 MAX_BATCH = 64  # videos made together
 
 
+def is_whole(value: object, low: float = -math.inf, high: float = math.inf) -> TypeGuard[int]:
+    """Whether `value` is an integer in [low, high]; a bool or a float is not an integer."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether `value` is an integer or a float; a bool is not a number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check_integer(name: str, value: object, low: int, high: int) -> int:
-    """Return `value` if it is an integer in [low, high]; a bool or a float is not an integer.
+    """Return `value` if it is an integer in [low, high], see `is_whole`.
 
     Raises:
         InvalidInputError: otherwise, with the name, the value found and the range.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if not is_whole(value, low, high):
         raise InvalidInputError(
             f"{name} is {value!r}, but it must be a whole number from {low} to {high}."
         )

@@ -103,7 +103,7 @@ def class_region(
         rotation=rotation,
         is_temporal=is_temporal,
     )
-    return type(block).forward(block, hidden, condition, run, 0)
+    return settled(type(block).forward(block, hidden, condition, run, 0), run.kernels)
 
 
 def text_call(

@@ -7,11 +7,14 @@ Source: the settings of the released models (docs/model.md 1, 2.1) and of the pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..checks import is_number, is_whole
 from ..errors import InvalidInputError
+from .checks import check_whole, refuse_unknown, used_settings
 
+TITLE = "The Latte config"
 CLASS_NAME = "Latte"
 CONDITIONINGS = ("none", "class", "clip_text")
 INJECTIONS = ("adaln", "tokens")
@@ -97,12 +100,7 @@ class LatteConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in INTEGER_RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidInputError(
-                    f"The Latte config says {name} = {value!r}, but it must be a whole number "
-                    f"from {low} to {high}."
-                )
+            check_whole(TITLE, name, getattr(self, name), low, high, advice="")
         choices = {
             "conditioning": CONDITIONINGS,
             "injection": INJECTIONS,
@@ -118,12 +116,12 @@ class LatteConfig:
         self._check_shape()
 
     def _check_numbers(self) -> None:
-        if not _is_number(self.mlp_ratio) or not 0 < self.mlp_ratio <= 64:
+        if not is_number(self.mlp_ratio) or not 0 < self.mlp_ratio <= 64:
             raise InvalidInputError(
                 f"The Latte config says mlp_ratio = {self.mlp_ratio!r}, but it must be above 0, "
                 "64 at most."
             )
-        if not _is_number(self.class_dropout_prob) or not 0 <= self.class_dropout_prob < 1:
+        if not is_number(self.class_dropout_prob) or not 0 <= self.class_dropout_prob < 1:
             raise InvalidInputError(
                 f"The Latte config says class_dropout_prob = {self.class_dropout_prob!r}, but it "
                 "must be at least 0 and below 1."
@@ -255,22 +253,13 @@ class LatteConfig:
             InvalidInputError: for any other unknown key, naming it, or for two names of one
                 setting that differ.
         """
-        used: dict[str, Any] = {
-            key: value
-            for key, value in values.items()
-            if not key.startswith("_") and key not in IGNORED_KEYS
-        }
+        used = used_settings(values, IGNORED_KEYS)
         preset: dict[str, Any] = _from_preset(used.pop("model", None), used.get("variant"))
         used = {**preset, **used}
         _set_alias(used, "input_size", used.pop("latent_size", None))
         _set_alias(used, "input_size", _cells(used.pop("image_size", None)))
         _apply_extras(used, used.pop("extras", None))
-        unknown = sorted(set(used) - {field.name for field in fields(cls)})
-        if unknown:
-            raise InvalidInputError(
-                f"The Latte config has the unknown key {', '.join(unknown)}. It belongs to "
-                "another model, or has a spelling mistake."
-            )
+        refuse_unknown(TITLE, used, cls.__slots__)
         return used
 
     @classmethod
@@ -309,7 +298,7 @@ def _from_preset(name: object, variant: object) -> dict[str, Any]:
 def _cells(pixels: object) -> int | None:
     if pixels is None:
         return None
-    if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 8 or pixels % 8:
+    if not is_whole(pixels, low=8) or pixels % 8:
         raise InvalidInputError(
             f"The Latte config says image_size = {pixels!r}, but it must be a multiple of 8 pixels."
         )
@@ -330,7 +319,7 @@ def _apply_extras(used: dict[str, Any], extras: object) -> None:
     """Turn the reference's `extras` into a conditioning; its class count may stand beside 1."""
     if extras is None:
         return
-    if isinstance(extras, bool) or not isinstance(extras, int) or extras not in EXTRAS:
+    if not is_whole(extras) or extras not in EXTRAS:
         raise InvalidInputError(
             f"The Latte config says extras = {extras!r}, but it must be 1 (unconditional), 2 "
             "(class) or 78 (CLIP text)."
@@ -338,7 +327,3 @@ def _apply_extras(used: dict[str, Any], extras: object) -> None:
     _set_alias(used, "conditioning", EXTRAS[extras])
     if extras != 2:
         used.pop("num_classes", None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

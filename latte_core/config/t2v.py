@@ -6,12 +6,15 @@ Source: the published `transformer/config.json` of Latte-1 (docs/model.md 5.1).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..checks import is_number
 from ..errors import InvalidInputError
 from ..types import LATENT_CHANNELS
+from .checks import check_whole, refuse_unknown, used_settings
 
+TITLE = "The transformer config"
 LEGACY_KEYS = frozenset(
     {
         "attention_type",
@@ -84,12 +87,7 @@ class LatteT2VConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in INTEGER_RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidInputError(
-                    f"The transformer config says {name} = {value!r}, but it must be a whole "
-                    f"number from {low} to {high}. Use the config.json that came with the weights."
-                )
+            check_whole(TITLE, name, getattr(self, name), low, high)
         for name, expected in FIXED_VALUES.items():
             if getattr(self, name) != expected:
                 raise InvalidInputError(
@@ -99,7 +97,7 @@ class LatteT2VConfig:
         self._check_numbers()
 
     def _check_numbers(self) -> None:
-        if not _is_fraction(self.norm_eps):
+        if not is_number(self.norm_eps) or not 0 < self.norm_eps < 1:
             raise InvalidInputError(
                 f"The transformer config says norm_eps = {self.norm_eps!r}, but it must be between "
                 "0 and 1."
@@ -142,18 +140,8 @@ class LatteT2VConfig:
         Raises:
             InvalidInputError: for any other unknown key, naming it, or for a bad value.
         """
-        known = {field.name for field in fields(cls)}
-        used = {
-            key: value
-            for key, value in values.items()
-            if not key.startswith("_") and key not in LEGACY_KEYS
-        }
-        unknown = sorted(set(used) - known)
-        if unknown:
-            raise InvalidInputError(
-                f"The transformer config has the unknown key {', '.join(unknown)}. "
-                "It belongs to another model, or has a spelling mistake."
-            )
+        used = used_settings(values, LEGACY_KEYS)
+        refuse_unknown(TITLE, used, cls.__slots__)
         if used.get("num_embeds_ada_norm", 0) is None:
             del used["num_embeds_ada_norm"]
         if used.get("out_channels", 0) is None:
@@ -163,7 +151,3 @@ class LatteT2VConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the published JSON form, class name included."""
         return {"_class_name": "LatteTransformer3DModel", **asdict(self)}
-
-
-def _is_fraction(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1

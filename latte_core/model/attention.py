@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..kernels.backends import Backends
 from ..kernels.choice import KernelSet
+from .base import LayerMaker
 from .eight_bit import Tokens, Update, shared_rows, update_of
 from .short_attention import attend_with_products, gains_from_products
 
@@ -166,7 +167,7 @@ class Attention(nn.Module):
 
     Args:
         width: token width D; heads and attention itself belong to the caller.
-        operations: namespace that makes the layers.
+        make: makes the layers.
     """
 
     to_q: nn.Linear
@@ -174,12 +175,12 @@ class Attention(nn.Module):
     to_v: nn.Linear
     to_qkv: FusedRows | None
 
-    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, make: LayerMaker) -> None:
         super().__init__()
-        self.to_q = operations.Linear(width, width, dtype=dtype, device=device)
-        self.to_k = operations.Linear(width, width, dtype=dtype, device=device)
-        self.to_v = operations.Linear(width, width, dtype=dtype, device=device)
-        self.to_out = nn.ModuleList([operations.Linear(width, width, dtype=dtype, device=device)])
+        self.to_q = make.linear(width, width)
+        self.to_k = make.linear(width, width)
+        self.to_v = make.linear(width, width)
+        self.to_out = nn.ModuleList([make.linear(width, width)])
         self.to_qkv = None  # in the place of the first three after `fuse_qkv`
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..kernels.choice import LINEAR_GELU, KernelSet
 from ..kernels.rows import Rows
+from .base import LayerMaker
 from .eight_bit import Tokens, Update, gelu_rows, update_of
 
 TIMESTEP_FEATURES = 256
@@ -63,13 +64,9 @@ def modulated_norm(hidden: Tensor, shift: Tensor, factor: Tensor, eps: float) ->
 class PatchEmbed(nn.Module):
     """Cut frames (N, C, H, W) into patches and project each: (N, S, D), row-major."""
 
-    def __init__(
-        self, channels: int, width: int, patch: int, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, channels: int, width: int, patch: int, make: LayerMaker) -> None:
         super().__init__()
-        self.proj = operations.Conv2d(
-            channels, width, kernel_size=patch, stride=patch, dtype=dtype, device=device
-        )
+        self.proj = make.patches(channels, width, (patch, patch))
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.proj(frames).flatten(2).transpose(1, 2)  # (B F) S D
@@ -78,13 +75,11 @@ class PatchEmbed(nn.Module):
 class TwoLinear(nn.Module):
     """Linear, activation, Linear."""
 
-    def __init__(
-        self, width_in: int, width: int, act: nn.Module, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, width_in: int, width: int, act: nn.Module, make: LayerMaker) -> None:
         super().__init__()
-        self.linear_1 = operations.Linear(width_in, width, dtype=dtype, device=device)
+        self.linear_1 = make.linear(width_in, width)
         self.act = act
-        self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
+        self.linear_2 = make.linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear_2(self.act(self.linear_1(features)))
@@ -93,20 +88,18 @@ class TwoLinear(nn.Module):
 class TimestepEmbedding(nn.Module):
     """Holds the timestep network under its released name `emb.timestep_embedder`."""
 
-    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, make: LayerMaker) -> None:
         super().__init__()
-        self.timestep_embedder = TwoLinear(
-            TIMESTEP_FEATURES, width, nn.SiLU(), operations=operations, dtype=dtype, device=device
-        )
+        self.timestep_embedder = TwoLinear(TIMESTEP_FEATURES, width, nn.SiLU(), make)
 
 
 class AdaLayerNormSingle(nn.Module):
     """One embedding of the timestep and one modulation that every block adds its own table to."""
 
-    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, make: LayerMaker) -> None:
         super().__init__()
-        self.emb = TimestepEmbedding(width, operations=operations, dtype=dtype, device=device)
-        self.linear = operations.Linear(width, 6 * width, dtype=dtype, device=device)
+        self.emb = TimestepEmbedding(width, make)
+        self.linear = make.linear(width, 6 * width)
 
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the embedding (B, D) and the modulation (B, 6, D)."""
@@ -150,9 +143,9 @@ def project_gelu(
 class GeluProjection(nn.Module):
     """The first half of the feed-forward layer: Linear, then GELU in its tanh form."""
 
-    def __init__(self, width: int, inner: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, inner: int, make: LayerMaker) -> None:
         super().__init__()
-        self.proj = operations.Linear(width, inner, dtype=dtype, device=device)
+        self.proj = make.linear(width, inner)
 
     def forward(
         self, hidden: Tokens, kernels: KernelSet | None = None, reader: nn.Module | None = None
@@ -165,14 +158,14 @@ class FeedForward(nn.Module):
 
     works_in_parts = True
 
-    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, make: LayerMaker) -> None:
         super().__init__()
         inner = 4 * width
         self.net = nn.ModuleList(
             [
-                GeluProjection(width, inner, operations=operations, dtype=dtype, device=device),
+                GeluProjection(width, inner, make),
                 nn.Identity(),  # the place of the released model's dropout
-                operations.Linear(inner, width, dtype=dtype, device=device),
+                make.linear(inner, width),
             ]
         )
 

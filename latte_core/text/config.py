@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config.checks import check_whole
 from ..errors import InvalidInputError, UnknownArchitectureError
 
 GATED_GELU = "gated-gelu"
@@ -47,12 +48,7 @@ class T5EncoderConfig:
 
     def __post_init__(self) -> None:
         for name, (low, high) in INTEGER_RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-                raise InvalidInputError(
-                    f"The text encoder's config says {name} = {value!r}, but it must be a whole "
-                    f"number from {low} to {high}. Use the config.json that came with the weights."
-                )
+            check_whole("The text encoder's config", name, getattr(self, name), low, high)
         epsilon = self.layer_norm_epsilon
         if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
             raise InvalidInputError(

@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ..checks import check_seed
+from ..checks import check_seed, is_number, is_whole
 from ..errors import InvalidInputError, MissingDependencyError
 from ..files import MAX_JSON_BYTES
 from ..model.weights.lora import LoraSettings
@@ -160,12 +160,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key, (low, high) in WHOLE.items():
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            if not is_whole(value, low, high):
                 raise wrong(key, value, f"a whole number from {low} to {high}")
         for key, (low, high) in REAL.items():
             value = getattr(self, key)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not low <= value <= high:
+            if not is_number(value) or not low <= value <= high:
                 raise wrong(key, value, f"a number from {low:g} to {high:g}")
         for key, choices in CHOICES.items():
             if getattr(self, key) not in choices:

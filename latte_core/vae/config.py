@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from ..config.checks import check_whole, refuse_unknown, used_settings
 from ..errors import InvalidInputError, UnknownArchitectureError
 from ..types import LATENT_CHANNELS, SCALING_FACTOR
 
+TITLE = "The VAE's config"
 IMAGE_CLASS = "AutoencoderKL"
 TEMPORAL_CLASS = "AutoencoderKLTemporalDecoder"
 MAX_LEVELS = 8
@@ -71,11 +73,11 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         widths = self.block_out_channels
-        _check("norm_num_groups", self.norm_num_groups, 1, MAX_CHANNELS)
-        _check("layers_per_block", self.layers_per_block, 1, MAX_LAYERS)
-        _check("the number of block_out_channels", len(widths), 1, MAX_LEVELS)
+        check_whole(TITLE, "norm_num_groups", self.norm_num_groups, 1, MAX_CHANNELS)
+        check_whole(TITLE, "layers_per_block", self.layers_per_block, 1, MAX_LAYERS)
+        check_whole(TITLE, "the number of block_out_channels", len(widths), 1, MAX_LEVELS)
         for width in widths:
-            _check("block_out_channels", width, 1, MAX_CHANNELS)
+            check_whole(TITLE, "block_out_channels", width, 1, MAX_CHANNELS)
             if width % self.norm_num_groups:
                 raise InvalidInputError(
                     f"The VAE's config has {width} channels in {self.norm_num_groups} groups, but "
@@ -142,19 +144,14 @@ class VaeConfig:
                 f'This config.json describes a "{name}", but {IMAGE_CLASS} or {TEMPORAL_CLASS} '
                 f"is needed. {ADVICE}"
             )
-        used = {
-            key: value
-            for key, value in values.items()
-            if not key.startswith("_") and key not in IGNORED_KEYS
-        }
+        used = used_settings(values, IGNORED_KEYS)
         _check_fixed(used)
         widths = used.pop("block_out_channels", None)
-        unknown = sorted(set(used) - set(cls.__slots__))
-        if unknown or not isinstance(widths, (list, tuple)):
-            found = f"the unknown key {', '.join(unknown)}" if unknown else "no block_out_channels"
+        refuse_unknown(TITLE, used, cls.__slots__)
+        if not isinstance(widths, (list, tuple)):
             raise InvalidInputError(
-                f"The VAE's config has {found}. It belongs to another model, or has a spelling "
-                "mistake."
+                f"{TITLE} has no block_out_channels. It belongs to another model, or has a "
+                "spelling mistake."
             )
         given: dict[str, Any] = {"layers_per_block": 1, **used}
         channels = tuple(cast("list[int]", widths))
@@ -187,14 +184,6 @@ class VaeConfig:
             layers_per_block=layers - 1,
             use_quant_conv=is_temporal or "quant_conv.weight" in tensors,
             use_post_quant_conv=is_temporal or "post_quant_conv.weight" in tensors,
-        )
-
-
-def _check(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidInputError(
-            f"The VAE's config says {name} = {value!r}, but it must be a whole number from {low} "
-            f"to {high}. Use the config.json that came with the weights."
         )
 
 

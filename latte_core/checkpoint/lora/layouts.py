@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ...checks import is_number
 from ...config.t2v import LatteT2VConfig
 from ...errors import CorruptCheckpointError, IncompatibleInputsError, UnknownArchitectureError
 from ...model.weights.lora import NATIVE_PREFIX
@@ -198,9 +199,7 @@ def stated_alpha(layer: str, settings: Mapping[str, Any]) -> float | None:
         for pattern, value in cast("dict[str, object]", patterns).items():
             if layer == pattern or layer.endswith(f".{pattern}"):
                 alpha = value
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        return None
-    return float(alpha)
+    return float(alpha) if is_number(alpha) else None
 
 
 def part_of(tensors: Mapping[str, Tensor], layer: str, parts: Iterable[str]) -> Tensor | None:

@@ -11,6 +11,7 @@ from typing import cast
 
 import torch
 
+from ...checks import is_whole
 from .records import TensorInfo, size_text
 
 MAX_DIMENSIONS = 16
@@ -216,7 +217,7 @@ def ordered_dict(arguments: tuple[object, ...]) -> dict[object, object]:
 
 def is_count(value: object) -> bool:
     """Return whether `value` is a number of elements or bytes a machine could hold."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+    return is_whole(value, 0, 2**63 - 1)
 
 
 def storage_type(name: str) -> tuple[torch.dtype | None, int]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from ...checks import is_whole
 from ...errors import CorruptCheckpointError
 from .records import (
     MAX_DIMENSION,
@@ -189,7 +190,5 @@ def whole_numbers(value: object, highest: int) -> tuple[int, ...] | None:
     if not isinstance(value, list):
         return None
     numbers = cast("list[object]", value)
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= highest:
-            return None
-    return tuple(cast("list[int]", numbers))
+    found = tuple(number for number in numbers if is_whole(number, 0, highest))
+    return found if len(found) == len(numbers) else None

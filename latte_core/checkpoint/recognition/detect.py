@@ -8,12 +8,15 @@ in the file, beside it, or from the caller, else from the released models.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isqrt
 from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from ...checks import is_whole
+from ...config.latte import LatteConfig
 from ...config.t2v import LEGACY_KEYS, LatteT2VConfig
 from ...errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
 from ..reading.folders import MAX_CONFIG_BYTES, parse_table
@@ -57,8 +60,7 @@ def detect_t2v(
     """
     if f"{prefix}{T2V_MARK}" not in shapes:
         return None
-    given = config.to_dict() if isinstance(config, LatteT2VConfig) else config
-    return t2v_config_of(shapes, config_in(metadata) or {}, given, prefix=prefix)
+    return t2v_config_of(shapes, config_in(metadata) or {}, plain(config), prefix=prefix)
 
 
 def t2v_config_of(
@@ -75,30 +77,39 @@ def t2v_config_of(
         own: settings that came with the weights; those of the caller, `given`, win over them.
         place: where `own` stood, for messages.
     """
-    first = first_dimensions(shapes, prefix)
+    return resolve(partial(join, first_dimensions(shapes, prefix)), dict, own, given, place)
 
-    def join_all(*layers: Mapping[str, Any]) -> LatteT2VConfig:
-        return join(first, {key: layer[key] for layer in layers for key in layer})
 
-    return resolve(join_all, own, given, place)
+def plain(
+    config: Mapping[str, Any] | LatteT2VConfig | LatteConfig | None,
+) -> Mapping[str, Any] | None:
+    """Return settings as a table."""
+    return config.to_dict() if isinstance(config, (LatteT2VConfig, LatteConfig)) else config
 
 
 def resolve(
-    join_all: Callable[..., Config],
+    join: Callable[[dict[str, Any]], Config],
+    translate: Callable[[Mapping[str, Any]], dict[str, Any]],
     own: Mapping[str, Any],
     given: Mapping[str, Any] | None,
     place: str,
 ) -> Config:
-    """Return what `join_all` makes of the weights' own settings and, over them, the caller's.
+    """Return the config of weights with the settings that came with them.
+
+    Args:
+        join: settings under our own names to a config that the weights do not contradict.
+        translate: settings to the same under our own names.
+        own: settings that came with the weights; those of the caller, `given`, win over them.
+        place: where `own` stood, for messages.
 
     Raises:
         CorruptCheckpointError: if the weights' own settings alone cannot be used.
         InvalidInputError: if settings cannot be used and the caller gave some.
     """
     if given is not None:
-        return join_all(own, given)
+        return join({**translate(own), **translate(given)})
     try:
-        return join_all(own)
+        return join(translate(own))
     except InvalidInputError as error:
         found = f"The config {place} is unusable" if own else "The weights are of no usable model"
         raise CorruptCheckpointError(f"{found}: {error}") from error
@@ -201,9 +212,7 @@ def head_sizes(values: Mapping[str, Any], hidden: int) -> tuple[object, object]:
 
 def quotient(whole: int, part: object) -> int:
     """Return `whole` / `part` if `part` is a whole number that divides it, else 0."""
-    if isinstance(part, bool) or not isinstance(part, int) or part < 1 or whole % part:
-        return 0
-    return whole // part
+    return whole // part if is_whole(part, low=1) and whole % part == 0 else 0
 
 
 def infer(first: Mapping[str, int]) -> dict[str, int]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import isqrt
 from typing import Any
 
 from torch import Tensor
 
+from ...checks import is_number, is_whole
 from ...config.latte import SIZES, LatteConfig
 from ...errors import WeightMismatchError
 from .detect import (
@@ -22,6 +24,7 @@ from .detect import (
     config_in_tensor,
     count_blocks,
     first_dimensions,
+    plain,
     resolve,
 )
 from .names import (
@@ -89,7 +92,7 @@ def detect_latte(
     saved = shapes.get(f"{prefix}{CONFIG_TENSOR}")
     if isinstance(saved, Tensor):
         own = dict(config_in_tensor(saved))
-    given = config.to_dict() if isinstance(config, LatteConfig) else config
+    given = plain(config)
     if not has_known_time(weights_in(shapes, prefix), {**own, **(given or {})}):
         return None
     return latte_config_of(shapes, own, given, prefix=prefix)
@@ -109,15 +112,8 @@ def latte_config_of(
         own: settings that came with the weights; those of the caller, `given`, win over them.
         place: where `own` stood, for messages.
     """
-    found = weights_in(shapes, prefix)
-
-    def join_all(*layers: Mapping[str, Any]) -> LatteConfig:
-        stated: dict[str, Any] = {}
-        for layer in layers:
-            stated.update(LatteConfig.translate(layer))
-        return join_with_weights(found, stated)
-
-    return resolve(join_all, own, given, place)
+    join = partial(join_with_weights, weights_in(shapes, prefix))
+    return resolve(join, LatteConfig.translate, own, given, place)
 
 
 def weights_in(shapes: Mapping[str, Shaped], prefix: str) -> Weights:
@@ -205,8 +201,7 @@ def infer(weights: Weights, stated: Mapping[str, Any]) -> dict[str, Any]:
 
 def inner_width(width: int, ratio: Any) -> int:
     """Return the rows of a feed-forward layer, 0 for a ratio that is no sensible number."""
-    is_number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-    return int(width * ratio) if is_number and 0 < ratio <= MAX_MLP_RATIO else 0
+    return int(width * ratio) if is_number(ratio) and 0 < ratio <= MAX_MLP_RATIO else 0
 
 
 def infer_output(first: Mapping[str, int], channels: int) -> dict[str, Any]:
@@ -266,5 +261,4 @@ def infer_time(weights: Weights, stated: Mapping[str, Any], learned: bool) -> di
 
 def count(value: Any, default: int) -> int:
     """Return a stated count if it is one, else `default`; the config itself is checked later."""
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if is_count else default
+    return value if is_whole(value, low=1) else default

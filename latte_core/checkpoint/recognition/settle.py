@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...config.latte import LatteConfig
-from ...config.t2v import LatteT2VConfig
 from ...errors import UnknownArchitectureError
 from ..reading.folders import CONFIG_NAME, config_beside
 from ..reading.records import FileHeader, TensorFile, shown
 from .architectures import Architecture, Config, find_architecture
-from .detect import CONFIG_KEY, config_in, config_in_tensor
+from .detect import CONFIG_KEY, config_in, config_in_tensor, plain
 from .identify import identify_header
 from .names import CONFIG_TENSOR, Selection
 
@@ -79,11 +77,6 @@ def settle_config(
     if remark:
         log.warning("%s: %s", header.name, remark)
     return settled
-
-
-def plain(config: Mapping[str, Any] | Config | None) -> Mapping[str, Any] | None:
-    """Return settings as a table."""
-    return config.to_dict() if isinstance(config, (LatteT2VConfig, LatteConfig)) else config
 
 
 def usable_config(path: Path, architecture: Architecture) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ...kernels.backends import Backends
 from ...kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet, KernelUse, can_span_frames
 from ..attention import TEMPORAL, BlockHooks, attend
+from ..base import LayerMaker
 from ..positional import rotate
 from ..residual import Stream, settled
 
@@ -59,11 +59,11 @@ class FusedAttention(nn.Module):
         heads: attention heads N.
     """
 
-    def __init__(self, width: int, heads: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, heads: int, make: LayerMaker) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = operations.Linear(width, 3 * width, dtype=dtype, device=device)
-        self.proj = operations.Linear(width, width, dtype=dtype, device=device)
+        self.qkv = make.linear(width, 3 * width)
+        self.proj = make.linear(width, width)
 
     def spatial(self, tokens: Tensor, run: Pass, index: int) -> Tensor:
         """Attend within each frame: (B, F, S, D) -> the same."""

@@ -9,13 +9,13 @@ the frames only afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...config.latte import LatteConfig
 from ...kernels.choice import KernelSet
+from ..base import LayerMaker
 from ..layers import in_parts, normalize, project_gelu
 from ..residual import Owed, Stream, settled, settled_norm
 from .attention import (
@@ -38,10 +38,10 @@ class FeedForward(nn.Module):
 
     works_in_parts = True
 
-    def __init__(self, width: int, inner: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, inner: int, make: LayerMaker) -> None:
         super().__init__()
-        self.fc1 = operations.Linear(width, inner, dtype=dtype, device=device)
-        self.fc2 = operations.Linear(inner, width, dtype=dtype, device=device)
+        self.fc1 = make.linear(width, inner)
+        self.fc2 = make.linear(inner, width)
 
         self.rows: int | None = None  # of tokens at a time, see `set_feed_forward_rows`
 
@@ -60,9 +60,8 @@ class Modulation(nn.ModuleList):
         parts: vectors to make from a condition.
     """
 
-    def __init__(self, width: int, parts: int, *, operations: Any, dtype: Any, device: Any) -> None:
-        linear = operations.Linear(width, parts * width, dtype=dtype, device=device)
-        super().__init__([nn.SiLU(), linear])
+    def __init__(self, width: int, parts: int, make: LayerMaker) -> None:
+        super().__init__([nn.SiLU(), make.linear(width, parts * width)])
         self.parts = parts
 
     def rows(self, condition: Tensor, num_frames: int) -> tuple[Tensor, ...]:
@@ -85,18 +84,27 @@ class LatteBlock(nn.Module):
 
     has_second_attention = False
 
-    def __init__(self, config: LatteConfig, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, config: LatteConfig, make: LayerMaker) -> None:
         super().__init__()
-        made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         width, heads = config.hidden_size, config.attention_heads
-        self.attn = FusedAttention(width, heads, **made_by)
+        self.attn = FusedAttention(width, heads, make)
         if self.has_second_attention:
-            self.attn_temp = FusedAttention(width, heads, **made_by)
-        self.mlp = FeedForward(width, int(width * config.mlp_ratio), **made_by)
+            self.attn_temp = FusedAttention(width, heads, make)
+        self.mlp = FeedForward(width, int(width * config.mlp_ratio), make)
         self.is_modulated = config.injection == "adaln"
         if self.is_modulated:
-            self.adaLN_modulation = Modulation(width, 6, **made_by)
+            self.adaLN_modulation = Modulation(width, 6, make)
         self.adds_temporal_table = False
+
+    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
+        """(B, F, S, D) -> (B, F, S, D); all attentions share shift, factor and gate."""
+        rows = self.modulation_rows(condition, run)
+        # nested, so that nothing is kept under a name through the feed-forward layer
+        return self.feed_forward(self.attend(stream, rows, run, index), rows, run)
+
+    def attend(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        """Add what the attentions of the block make: (B, F, S, D) -> (B, F, S, D)."""
+        raise NotImplementedError
 
     def modulation_rows(self, condition: Tensor, run: Pass) -> Rows:
         """Return the six rows for a condition (B, R, D)."""
@@ -142,11 +150,8 @@ def settled_and_normed(
 class SpatialBlock(LatteBlock):
     """Attention within each frame, feed-forward (variants 1 and 2)."""
 
-    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
-        """(B, F, S, D) -> (B, F, S, D)."""
-        rows = self.modulation_rows(condition, run)
-        # nested, so that nothing is kept under a name through the feed-forward layer
-        return self.feed_forward(self.add_spatial(stream, rows, run, index), rows, run)
+    def attend(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        return self.add_spatial(stream, rows, run, index)
 
 
 class TemporalBlock(LatteBlock):
@@ -159,11 +164,12 @@ class TemporalBlock(LatteBlock):
         rows = self.modulation_rows(condition[:, :1], run)
 
         def apply(clip: Stream) -> Stream:
-            return self.feed_forward(
-                self.add_temporal(self.attn, clip, rows, run, index), rows, run
-            )
+            return self.feed_forward(self.attend(clip, rows, run, index), rows, run)
 
         return stream_on_clip(stream, run, apply)
+
+    def attend(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        return self.add_temporal(self.attn, stream, rows, run, index)
 
 
 class SplitBlock(LatteBlock):
@@ -171,13 +177,7 @@ class SplitBlock(LatteBlock):
 
     has_second_attention = True
 
-    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
-        """(B, F, S, D) -> (B, F, S, D); both attentions share shift, factor and gate."""
-        rows = self.modulation_rows(condition, run)
-        return self.feed_forward(self.add_both(stream, rows, run, index), rows, run)
-
-    def add_both(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
-        """Attend within, then across frames."""
+    def attend(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
         stream = self.add_spatial(stream, rows, run, index)
         if not run.is_temporal:
             return stream
@@ -194,13 +194,8 @@ class ParallelBlock(LatteBlock):
 
     has_second_attention = True
 
-    def forward(self, stream: Stream, condition: Tensor, run: Pass, index: int) -> Stream:
-        """(B, F, S, D) -> (B, F, S, D); the sum of both attentions is gated once."""
-        rows = self.modulation_rows(condition, run)
-        return self.feed_forward(self.add_both(stream, rows, run, index), rows, run)
-
-    def add_both(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
-        """Attend within and across frames at once."""
+    def attend(self, stream: Stream, rows: Rows, run: Pass, index: int) -> Stream:
+        """Add the sum of both attentions, gated once."""
         hidden, tokens = settled_and_normed(stream, rows[0], rows[1], run.kernels)
         update = self.attn.spatial(tokens, run, index)
         if run.is_temporal:
@@ -209,9 +204,9 @@ class ParallelBlock(LatteBlock):
         return Owed(hidden, update, rows[2])
 
 
-def make_blocks(config: LatteConfig, **made_by: Any) -> list[LatteBlock]:
+def make_blocks(config: LatteConfig, make: LayerMaker) -> list[LatteBlock]:
     """Return the blocks in the order in which they run."""
-    blocks = [kind(config, **made_by) for kind in block_kinds(config)]
+    blocks = [kind(config, make) for kind in block_kinds(config)]
     for block in blocks:
         # variant 4 adds the table to its input, because its first block needs it on both sides
         if isinstance(block, (TemporalBlock, SplitBlock)):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...config.latte import LatteConfig
 from ...kernels.choice import KernelSet
+from ..base import LayerMaker
 from ..layers import TIMESTEP_FEATURES, timestep_features
 from ..residual import Stream
 from .blocks import Modulation, settled_and_normed
@@ -19,10 +20,9 @@ from .blocks import Modulation, settled_and_normed
 class TimestepEmbedder(nn.Module):
     """Sinusoid, Linear, SiLU, Linear under the released names mlp.0 and mlp.2."""
 
-    def __init__(self, width: int, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, width: int, make: LayerMaker) -> None:
         super().__init__()
-        first = operations.Linear(TIMESTEP_FEATURES, width, dtype=dtype, device=device)
-        second = operations.Linear(width, width, dtype=dtype, device=device)
+        first, second = make.linear(TIMESTEP_FEATURES, width), make.linear(width, width)
         self.mlp = nn.ModuleList([first, nn.SiLU(), second])
 
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
@@ -34,11 +34,9 @@ class TimestepEmbedder(nn.Module):
 class LabelEmbedder(nn.Module):
     """A table with one row for each label; the null class, where there is one, is the last."""
 
-    def __init__(
-        self, num_labels: int, width: int, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, num_labels: int, width: int, make: LayerMaker) -> None:
         super().__init__()
-        self.embedding_table = operations.Embedding(num_labels, width, dtype=dtype, device=device)
+        self.embedding_table = make.embedding(num_labels, width)
 
     def forward(self, labels: Tensor, dtype: torch.dtype) -> Tensor:
         """(...) whole numbers -> (..., D)."""
@@ -48,16 +46,11 @@ class LabelEmbedder(nn.Module):
 class PatchEmbedder(nn.Module):
     """Cut clips into patches, or into tubelets of several frames, and project each."""
 
-    def __init__(self, config: LatteConfig, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, config: LatteConfig, make: LayerMaker) -> None:
         super().__init__()
         patch, self.tubelet = config.patch_size, config.tubelet_size
-        if self.tubelet == 1:
-            layer, edge = operations.Conv2d, (patch, patch)
-        else:
-            layer, edge = operations.Conv3d, (self.tubelet, patch, patch)
-        self.proj = layer(
-            config.in_channels, config.hidden_size, edge, stride=edge, dtype=dtype, device=device
-        )
+        edges = (patch, patch) if self.tubelet == 1 else (self.tubelet, patch, patch)
+        self.proj = make.patches(config.in_channels, config.hidden_size, edges)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, C, F, h, w) -> (B, F / tubelet, S, D), places row-major."""
@@ -70,22 +63,19 @@ class PatchEmbedder(nn.Module):
 class FinalLayer(nn.Module):
     """Modulated LayerNorm and the projection of each token to its patch."""
 
-    def __init__(self, config: LatteConfig, *, operations: Any, dtype: Any, device: Any) -> None:
+    def __init__(self, config: LatteConfig, make: LayerMaker) -> None:
         super().__init__()
-        made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
         width, channels = config.hidden_size, config.out_channels
         values = config.patch_size**2 * channels
         self.tubelet, self.channels = config.tubelet_size, channels
-        self.linear = operations.Linear(width, values, dtype=dtype, device=device)
+        self.linear = make.linear(width, values)
         self.is_modulated = config.injection == "adaln"
         if self.is_modulated:
-            self.adaLN_modulation = Modulation(width, 2, **made_by)
+            self.adaLN_modulation = Modulation(width, 2, make)
         if self.tubelet > 1:
             # A transposed convolution with kernel and stride (tubelet, 1, 1) is this product; its
             # bias here has one value for each frame of the tubelet.
-            self.temporal_up = operations.Linear(
-                channels, self.tubelet * channels, dtype=dtype, device=device
-            )
+            self.temporal_up = make.linear(channels, self.tubelet * channels)
 
     def forward(
         self, stream: Stream, condition: Tensor, num_frames: int, kernels: KernelSet

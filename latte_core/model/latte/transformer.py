@@ -7,7 +7,7 @@ those of the released weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ...config.latte import LatteConfig
 from ...errors import IncompatibleInputsError
-from ...kernels.choice import KernelSet
 from ...transfers import send
 from ..attention import DEFAULT_HOOKS, BlockHooks
+from ..base import LayerMaker, VideoTransformer
 from ..positional import integer_table, rotary_table, temporal_table
 from ..residual import Stream, settled
 from .attention import Pass, add_temporal_table, on_clip, spread_to_frames
@@ -54,7 +54,7 @@ class ClipTables:
     size: tuple[int, int, int]
 
 
-class Latte(nn.Module):
+class Latte(VideoTransformer[LatteConfig]):
     """Predict noise (and variance logits) of noisy video latents, with or without a class.
 
     A host that runs, skips or replaces blocks (`BlockHooks.run_block`) is given the tokens
@@ -62,61 +62,33 @@ class Latte(nn.Module):
     (B, 1 + I, D) where I images have labels of their own, or (B, 0, D) where timestep and label
     are tokens among the others.
 
-    Args:
-        config: sizes and arrangement; see `LatteConfig`.
-        operations: namespace with Linear, Embedding, Conv2d and Conv3d from which every layer is
-            made. A namespace other than torch.nn is taken to cast weights by itself.
-        dtype, device: of the layers; the position tables are made in float32.
-
-    `kernels` decides where fused kernels take the place of torch's operators, as in `LatteT2V`.
+    Of the namespace that makes its layers it uses Linear, Embedding, Conv2d and Conv3d. Initial
+    weights (latte.md 2.7) make an output that is exactly 0.
     """
 
-    def __init__(
-        self,
-        config: LatteConfig,
-        *,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.casts_input = operations is nn
-        self.kernels = KernelSet()
+    config_type = LatteConfig
+
+    def make_layers(self, config: LatteConfig, make: LayerMaker) -> None:
+        """Make the layers of `config`."""
         width = config.hidden_size
-        made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
-        self.x_embedder = PatchEmbedder(config, **made_by)
-        self.t_embedder = TimestepEmbedder(width, **made_by)
+        self.x_embedder = PatchEmbedder(config, make)
+        self.t_embedder = TimestepEmbedder(width, make)
         if config.conditioning == "class":
-            self.y_embedder = LabelEmbedder(config.num_labels, width, **made_by)
+            self.y_embedder = LabelEmbedder(config.num_labels, width, make)
         if config.conditioning == "clip_text":
-            linear = operations.Linear(config.text_features, width, dtype=dtype, device=device)
+            linear = make.linear(config.text_features, width)
             self.text_embedding_projection = nn.ModuleList([nn.SiLU(), linear])
-        self.pos_embed = fixed_table(config.table_side**2, width, device)
+        self.pos_embed = fixed_table(config.table_side**2, width, make.device)
         if config.has_temporal_table:
-            self.temp_embed = fixed_table(config.num_frames // config.tubelet_size, width, device)
-        self.blocks = nn.ModuleList(make_blocks(config, **made_by))
-        self.final_layer = FinalLayer(config, **made_by)
+            count = config.num_frames // config.tubelet_size
+            self.temp_embed = fixed_table(count, width, make.device)
+        self.blocks = nn.ModuleList(make_blocks(config, make))
+        self.final_layer = FinalLayer(config, make)
 
-    @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any] | LatteConfig,
-        *,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Latte:
-        """Build a model to train, with initial weights (docs/model.md 2.7): its output is 0.
-
-        Raises:
-            InvalidInputError: for an unknown key or a value out of range.
-        """
-        if not isinstance(config, LatteConfig):
-            config = LatteConfig.from_dict(config)
-        model = cls(config, operations=operations, dtype=dtype, device=device)
-        initialize(model)
-        return model
+    def initialize(self) -> None:
+        """Set the initial weights; nothing is done to weights without storage."""
+        if not self.pos_embed.is_meta:
+            initialize(self)
 
     def forward(
         self,
@@ -342,9 +314,7 @@ class Latte(nn.Module):
 
 @torch.no_grad()
 def initialize(model: Latte) -> None:
-    """Set the initial weights of docs/model.md 2.7; nothing is done to weights without storage."""
-    if model.pos_embed.is_meta:
-        return
+    """Set the initial weights of docs/model.md 2.7."""
     config = model.config
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...config.t2v import LatteT2VConfig
 from ...errors import IncompatibleInputsError
 from ...kernels.choice import ATTEND_ACROSS_FRAMES, KernelSet
 from ..attention import TEMPORAL, Attention, BlockHooks, attend, attend_across_frames
+from ..base import LayerMaker
 from ..eight_bit import Tokens
 from ..layers import FeedForward, modulation_rows
 from ..residual import Owed, Stream, settled, settled_rows
@@ -169,15 +171,14 @@ def modulation_table(num_rows: int, width: int, device: Any) -> nn.Parameter:
 class Block(nn.Module):
     """What both kinds share: a modulation table, self-attention and a feed-forward layer."""
 
-    def __init__(
-        self, width: int, heads: int, eps: float, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
+    def __init__(self, config: LatteT2VConfig, make: LayerMaker) -> None:
         super().__init__()
-        self.heads = heads
-        self.eps = eps
-        self.scale_shift_table = modulation_table(6, width, device)
-        self.attn1 = Attention(width, operations=operations, dtype=dtype, device=device)
-        self.ff = FeedForward(width, operations=operations, dtype=dtype, device=device)
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.eps = config.norm_eps
+        self.scale_shift_table = modulation_table(6, width, make.device)
+        self.attn1 = Attention(width, make)
+        self.ff = FeedForward(width, make)
 
     def split_rows(self, modulation: Tensor, rows: Tensor | None) -> tuple[Tensor, ...]:
         """Return shift, factor, gate of attention and of feed-forward, each (B or 1, 1, D)."""
@@ -204,11 +205,9 @@ class Block(nn.Module):
 class SpatialBlock(Block):
     """Self-attention within each frame, cross-attention to the text, feed-forward."""
 
-    def __init__(
-        self, width: int, heads: int, eps: float, *, operations: Any, dtype: Any, device: Any
-    ) -> None:
-        super().__init__(width, heads, eps, operations=operations, dtype=dtype, device=device)
-        self.attn2 = Attention(width, operations=operations, dtype=dtype, device=device)
+    def __init__(self, config: LatteT2VConfig, make: LayerMaker) -> None:
+        super().__init__(config, make)
+        self.attn2 = Attention(config.hidden_size, make)
 
     def forward(
         self, stream: Stream, modulation: Tensor, rows: Tensor | None, run: Pass, index: int

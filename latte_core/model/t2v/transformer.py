@@ -7,7 +7,7 @@ weights, so a released file loads without a map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ...config.t2v import LatteT2VConfig
 from ...errors import IncompatibleInputsError, InvalidInputError
-from ...kernels.choice import KernelSet
 from ..attention import DEFAULT_HOOKS, BlockHooks
+from ..base import LayerMaker, VideoTransformer
 from ..layers import AdaLayerNormSingle, PatchEmbed, TwoLinear, modulation_rows
 from ..residual import Owed, Stream, settled, settled_norm
 from .blocks import (
@@ -34,69 +34,31 @@ from .places import PlaceTables, make_tables
 MASKED_LOGIT = -10000.0  # parity: added to the logits of masked text rows, finite on purpose
 
 
-class LatteT2V(nn.Module):
+class LatteT2V(VideoTransformer[LatteT2VConfig]):
     """Predict noise (and variance logits) of noisy video latents under a text prompt.
 
-    Args:
-        config: sizes; see `LatteT2VConfig`.
-        operations: namespace with Linear and Conv2d from which every layer is made. A namespace
-            other than torch.nn is taken to cast weights to its input by itself.
-        dtype, device: of the layers; the small raw tables are always float32.
-
-    `kernels` decides where fused kernels take the place of torch's operators: by default on GPUs
-    with Triton, without gradients, where they prove to be faster. Replace it to decide otherwise.
-    `pads_text` makes texts of a few lengths out of those of any, for whoever makes a graph of each.
+    Of the namespace that makes its layers it uses Linear and Conv2d. `pads_text` makes texts of a
+    few lengths out of those of any, for whoever makes a graph of each.
     """
 
-    def __init__(
-        self,
-        config: LatteT2VConfig,
-        *,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.casts_input = operations is nn
-        self.kernels = KernelSet()
-        self.pads_text = False
-        width = config.hidden_size
-        made_by: dict[str, Any] = {"operations": operations, "dtype": dtype, "device": device}
-        block_args = (width, config.num_attention_heads, config.norm_eps)
+    config_type = LatteT2VConfig
+    pads_text = False
+
+    def make_layers(self, config: LatteT2VConfig, make: LayerMaker) -> None:
+        """Make the layers of `config`."""
+        width, layers = config.hidden_size, range(config.num_layers)
         patch_values = config.patch_size**2 * config.out_channels
+        gelu = nn.GELU(approximate="tanh")
 
-        self.pos_embed = PatchEmbed(config.in_channels, width, config.patch_size, **made_by)
-        self.adaln_single = AdaLayerNormSingle(width, **made_by)
-        self.caption_projection = TwoLinear(
-            config.caption_channels, width, nn.GELU(approximate="tanh"), **made_by
-        )
-        self.transformer_blocks = nn.ModuleList(
-            [SpatialBlock(*block_args, **made_by) for _ in range(config.num_layers)]
-        )
+        self.pos_embed = PatchEmbed(config.in_channels, width, config.patch_size, make)
+        self.adaln_single = AdaLayerNormSingle(width, make)
+        self.caption_projection = TwoLinear(config.caption_channels, width, gelu, make)
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(config, make) for _ in layers])
         self.temporal_transformer_blocks = nn.ModuleList(
-            [TemporalBlock(*block_args, **made_by) for _ in range(config.num_layers)]
+            [TemporalBlock(config, make) for _ in layers]
         )
-        self.scale_shift_table = modulation_table(2, width, device)
-        self.proj_out = operations.Linear(width, patch_values, dtype=dtype, device=device)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any] | LatteT2VConfig,
-        *,
-        operations: Any = nn,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> LatteT2V:
-        """Build with random weights from a config.json or its record, on the default device.
-
-        Raises:
-            InvalidInputError: for an unknown key or a value out of range.
-        """
-        if not isinstance(config, LatteT2VConfig):
-            config = LatteT2VConfig.from_dict(config)
-        return cls(config, operations=operations, dtype=dtype, device=device)
+        self.scale_shift_table = modulation_table(2, width, make.device)
+        self.proj_out = make.linear(width, patch_values)
 
     def project_text(
         self, context: Tensor, attention_mask: Tensor | None = None, *, with_keys: bool = True

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import is_number, is_whole
 from ...errors import IncompatibleInputsError, InvalidInputError
 from ..attention import FusedLinear
 from ..latte.blocks import TemporalBlock
@@ -57,9 +58,7 @@ class LoraSettings:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        given: Any = self.rank
-        is_whole = isinstance(given, int) and not isinstance(given, bool)
-        if not is_whole or not 1 <= given <= MAX_RANK:
+        if not is_whole(self.rank, 1, MAX_RANK):
             raise wrong("rank", self.rank, f"a whole number from 1 to {MAX_RANK}")
         if not is_number(self.alpha) or not 0 < self.alpha < math.inf:
             raise wrong("alpha", self.alpha, "a number above 0")
@@ -300,11 +299,6 @@ def modules_of(model: nn.Module) -> dict[str, nn.Module]:
 def parameter_of(module: nn.Module, name: str) -> nn.Parameter | None:
     """Return a parameter of a layer, None where it has none."""
     return getattr(module, name)
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a number, and not True or False."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def wrong(key: str, value: object, expected: str) -> InvalidInputError:

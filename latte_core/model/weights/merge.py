@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ...checks import is_number
 from ...errors import IncompatibleInputsError, InvalidInputError
 from .lora import (
     ALPHA_NAME,
@@ -22,7 +23,6 @@ from .lora import (
     NATIVE_PREFIX,
     UP_NAME,
     LoraLinear,
-    is_number,
     modules_of,
 )
 from .released import ReleasedWeight, released_weights
