@@ -30,9 +30,9 @@ from typing import Any
 
 import torch
 from caching import GRID, INK, PAPER, RESULTS, split_prompts
-from end_to_end_ways import OURS, THEIRS, Ours, Task, Theirs, Watch, Way, silence
 from op_count import import_core
 from torch import Tensor
+from ways.end_to_end import OURS, THEIRS, Ours, Task, Theirs, Watch, Way, silence
 
 PLAIN = f"{THEIRS}, plain"
 COLORS = {THEIRS: (200, 80, 40), OURS: (20, 90, 170)}

@@ -39,10 +39,10 @@ from gpu_sections import (
     traffic,
     whole_run,
 )
-from gpu_sections.card import Card
 from gpu_sections.session import Section, Session, run_section
 from gpu_sections.sizes import FULL, REHEARSAL, SHORT, Sizes
 from gpu_sections.weights import ModelFolder
+from measuring.card import Card
 from op_count import import_core
 
 SECTIONS = (

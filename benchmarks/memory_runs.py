@@ -122,7 +122,7 @@ def measure_presets(model: str, presets: list[str]) -> dict[str, Any]:
     """Make a video under each preset; return and print peaks on the accelerator by stage."""
     if not torch.cuda.is_available():
         raise SystemExit("Presets are measured on an NVIDIA or AMD card, and there is none here.")
-    from gpu_sections.card import Card  # which needs this module
+    from measuring.card import Card  # which needs this module
 
     found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     pipeline_class: Any = import_core("pipelines.text.pipeline").Pipeline
@@ -145,7 +145,7 @@ class StagePeaks:
 
     Args:
         pipeline: whose `decode` tells when sampling is over.
-        card: what tells peaks, as `gpu_sections.card.Card` does.
+        card: what tells peaks, as `measuring.card.Card` does.
     """
 
     def __init__(self, pipeline: Any, card: Any) -> None:

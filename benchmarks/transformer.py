@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_ways import Case, Way, Ways, in_turns, seconds_on_cpu, seconds_on_gpu
+from ways.transformer import Case, Way, Ways, in_turns, seconds_on_cpu, seconds_on_gpu
 
 WARM_UPS = 1  # beside the first call, and the one whose result is compared
 OTHER_LENGTH = 20  # of a second prompt

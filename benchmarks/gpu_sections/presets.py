@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring.card import GB
 from memory_runs import StagePeaks
 from op_count import import_core
 from torch import Tensor
 
-from gpu_sections.card import GB
 from gpu_sections.session import Found, Session
 
 PROMPT = "a cat wearing sunglasses at a pool"

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from end_to_end import figures_of, full_name, tasks_for
-from end_to_end_ways import Ours, Theirs, Watch, Way, silence
 from op_count import import_core
+from ways.end_to_end import Ours, Theirs, Watch, Way, silence
 
 from gpu_sections.full_size import best_eight_bits
 from gpu_sections.session import Found, Session

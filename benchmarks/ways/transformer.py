@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VIDEOS = 2  # of a guided step: without and with the prompt
 TIME = 500
 

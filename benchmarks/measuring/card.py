@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from memory_runs import reset_peak, resident_bytes
-from transformer_ways import in_turns, seconds_on_cpu, seconds_on_gpu
+from ways.transformer import in_turns, seconds_on_cpu, seconds_on_gpu
 
 GB = 1e9
 PROFILE_ROWS = 40
