@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).resolve().parents[3] / "benchmarks"
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import the benchmark with its neighbours, and forget them afterwards."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    for name in ("end_to_end", "ways.end_to_end", "caching", "op_count"):
+    for name in ("end_to_end", "ways.end_to_end", "caching"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("end_to_end")
 
