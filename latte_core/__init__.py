@@ -23,13 +23,12 @@ from .errors import (
     VideoWriteError,
     WeightMismatchError,
 )
+from .version import __version__
 
 if TYPE_CHECKING:
     from .checkpoint.loading.loader import load_transformer
     from .pipelines.text.pipeline import Pipeline, PipelineResult
     from .sampling.reference import sample_reference
-
-__version__ = "0.3.0"
 
 __all__ = [
     "CheckpointError",

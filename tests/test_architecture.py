@@ -23,7 +23,7 @@ from latte_test_support.source import (
 
 # Packages of one row never import each other; a package imports from the rows above it.
 LAYERS = (
-    {"errors", "checks", "types", "files", "devices", "transfers", "lazy"},
+    {"errors", "checks", "types", "files", "devices", "transfers", "lazy", "version"},
     {"config", "meta_modules", "shipped"},
     {"kernels"},
     {"model", "vae", "text", "diffusion", "video"},
