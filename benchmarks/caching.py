@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent

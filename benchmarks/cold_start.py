@@ -44,7 +44,7 @@ def run_here(model: str, cache: str) -> dict[str, Any]:
             marks[name][part] = now - since[name]
             since[name] = now
 
-    from op_count import import_core
+    from measuring.core import import_core
 
     pipeline_class: Any = import_core("pipelines.text.pipeline").Pipeline
     mark("import")

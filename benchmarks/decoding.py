@@ -26,9 +26,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from memory import DTYPE, MIB, VAE, LiveBytes
-from memory_runs import ENVIRONMENT, reset_peak, resident_bytes
-from op_count import ROOT, AttentionAsOneOp, import_core
+from measuring.core import ROOT, import_core
+from measuring.counting import AttentionAsOneOp
+from measuring.memory import ENVIRONMENT, MIB, LiveBytes, reset_peak, resident_bytes
+from memory import DTYPE, VAE
 
 STARTER = ROOT / "latte_core" / "assets" / "starter"
 CELLS = 8  # the edge of the starter's latents

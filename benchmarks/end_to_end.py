@@ -21,7 +21,6 @@ import importlib
 import json
 import platform
 import random
-import statistics
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,9 +29,22 @@ from typing import Any
 
 import torch
 from caching import GRID, INK, PAPER, RESULTS, split_prompts
-from end_to_end_ways import OURS, THEIRS, Ours, Task, Theirs, Watch, Way, silence
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
+from ways.end_to_end import (
+    OURS,
+    THEIRS,
+    Figures,
+    Ours,
+    Task,
+    Theirs,
+    Watch,
+    Way,
+    figures_of,
+    full_name,
+    silence,
+    tasks_for,
+)
 
 PLAIN = f"{THEIRS}, plain"
 COLORS = {THEIRS: (200, 80, 40), OURS: (20, 90, 170)}
@@ -42,31 +54,6 @@ OTHER_PROMPTS = (
     "An epic tornado attacking above a glowing city at night.",
     "Slow pan upward of blazing oak fire in an indoor fireplace.",
 )
-Figures = dict[str, Any]
-
-
-def full_name(way: Way) -> str:
-    """Return the side and the name of a way."""
-    return f"{way.side}, {way.name}"
-
-
-def tasks_for(
-    prompts: Sequence[str],
-    rounds: int,
-    size: tuple[int, ...],
-    *,
-    steps: int,
-    scale: float,
-    seed: int,
-) -> list[Task]:
-    """Return a video for each round, each from another prompt, while there are any, and seed."""
-    tasks: list[Task] = []
-    for index in range(rounds):
-        draws = torch.Generator().manual_seed(seed + index)
-        noise = torch.randn(size, generator=draws)
-        prompt = prompts[index % len(prompts)]
-        tasks.append(Task(prompt=prompt, noise=noise, steps=steps, scale=scale))
-    return tasks
 
 
 def first_line(error: Exception) -> str:
@@ -113,27 +100,6 @@ def measure(watch: Watch, ways: Sequence[Way], tasks: Sequence[Task], seed: int)
         for way in ways:
             way.decibels.append(psnr(frames[full_name(way)], frames[PLAIN]))
         print(f"round {number + 1} of {len(tasks)}", file=sys.stderr, flush=True)
-
-
-def figures_of(way: Way, plain: Way) -> Figures:
-    """Return what was measured of a way, beside diffusers without a cache."""
-    seconds = [one.total for one in way.spent]
-    pairs = zip(way.spent, plain.spent, strict=True)
-    return {
-        "seconds_median": round(statistics.median(seconds), 4),
-        "seconds_min": round(min(seconds), 4),
-        "times_faster": round(statistics.median(b.total / a.total for a, b in pairs), 3),
-        "times_faster_of_minima": round(min(one.total for one in plain.spent) / min(seconds), 3),
-        "psnr": round(statistics.mean(way.decibels), 2),
-        "psnr_lowest": round(min(way.decibels), 2),
-        "share_text": round(statistics.median(one.text / one.total for one in way.spent), 4),
-        "share_decoding": round(
-            statistics.median(one.decoding / one.total for one in way.spent), 4
-        ),
-        "seconds_denoising": round(
-            statistics.median(one.total - one.text - one.decoding for one in way.spent), 4
-        ),
-    }
 
 
 def table(ways: dict[str, Figures], others: dict[str, str]) -> str:

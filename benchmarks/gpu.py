@@ -39,11 +39,11 @@ from gpu_sections import (
     traffic,
     whole_run,
 )
-from gpu_sections.card import Card
 from gpu_sections.session import Section, Session, run_section
 from gpu_sections.sizes import FULL, REHEARSAL, SHORT, Sizes
 from gpu_sections.weights import ModelFolder
-from op_count import import_core
+from measuring.card import Card
+from measuring.core import import_core
 
 SECTIONS = (
     Section(number=1, name="attention and tests", needs=40, most=130, run=attention.run),

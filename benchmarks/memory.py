@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,16 +23,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from measuring.core import import_core
+from measuring.memory import MIB, peak_of
 from memory_runs import measure_presets, measure_runs
-from op_count import LATTE_1, AttentionAsOneOp, import_core
+from ways.transformer import LATTE_1
 
 FRAMES, TOKENS, TEXT_WIDTH = 16, 20, 4096
 DTYPE = torch.bfloat16
-MIB = 2**20
 MARGIN = 1.2  # on the figure that ComfyUI is told
 CHUNKS = 8  # of the feed-forward layer
 VAE: dict[str, Any] = {
@@ -44,54 +42,6 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
     "scaling_factor": 0.18215,
 }
-
-
-class LiveBytes(TorchDispatchMode):
-    """Follows the storages that operators make: how many bytes are alive, and the most there were.
-
-    Storages that existed before are not counted, whatever is done with them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0
-        self.peak = 0
-        self._known: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = {id_of(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
-        out = func(*args, **kwargs)
-        for one in tree_leaves(out):
-            if isinstance(one, Tensor) and id_of(one) not in given:
-                self._follow(one.untyped_storage())
-        return out
-
-    def _follow(self, storage: Any) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        self._known[key] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self.now -= self._known.pop(key)
-
-
-def id_of(tensor: Tensor) -> int:
-    """Return what tells the storage of a tensor from those of others."""
-    return tensor.untyped_storage()._cdata
-
-
-@torch.no_grad()
-def peak_of(call: Callable[[], Any]) -> int:
-    """Return the most bytes alive at once during a call."""
-    live = LiveBytes()
-    with AttentionAsOneOp(), live:
-        call()
-    return live.peak
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,27 +11,18 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from op_count import LATTE_1, import_core
+from measuring.card import GB, Card, StagePeaks
+from measuring.core import import_core
+from measuring.memory import ENVIRONMENT, MIB, LiveBytes, reset_peak, resident_bytes
+from ways.transformer import LATTE_1
 
 LAYERS, BATCH, FRAMES, CELLS, TOKENS = 1, 4, 16, 16, 20
 ROWS = BATCH * FRAMES * (CELLS // 2) ** 2
 CHUNKS = 8
 WAYS = ("diffusers", "ours", "ours, feed-forward in 8 parts")
-# One thread, and a C library that gives freed memory back at once: else the peak hides in it.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-}
-MIB = 2**20
-GB = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +61,6 @@ def make_call(way: str) -> Any:
 @torch.no_grad()
 def run_here(way: str) -> Run:
     """Trace a call, and run it."""
-    from memory import LiveBytes
-
     call = make_call(way)
     call()  # what the first call sets up for good is not counted
     before = resident_bytes("VmRSS")
@@ -82,19 +71,6 @@ def run_here(way: str) -> Run:
     with live:
         call()
     return Run(way=way, traced_bytes=live.peak, resident_bytes=risen)
-
-
-def resident_bytes(entry: str) -> int:
-    """Return the resident size of this process (VmRSS) or its peak (VmHWM); Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{entry}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {entry}.")
-
-
-def reset_peak() -> None:
-    """Let the peak begin at what is resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_runs() -> list[Run]:
@@ -122,8 +98,6 @@ def measure_presets(model: str, presets: list[str]) -> dict[str, Any]:
     """Make a video under each preset; return and print peaks on the accelerator by stage."""
     if not torch.cuda.is_available():
         raise SystemExit("Presets are measured on an NVIDIA or AMD card, and there is none here.")
-    from gpu_sections.card import Card  # which needs this module
-
     found: dict[str, Any] = {"device": torch.cuda.get_device_name()}
     pipeline_class: Any = import_core("pipelines.text.pipeline").Pipeline
     for name in presets:
@@ -138,44 +112,6 @@ def measure_presets(model: str, presets: list[str]) -> dict[str, Any]:
         del pipeline, stages
         torch.cuda.empty_cache()
     return found
-
-
-class StagePeaks:
-    """Peaks of encoding with the first step, of the other steps, and of decoding.
-
-    Args:
-        pipeline: whose `decode` tells when sampling is over.
-        card: what tells peaks, as `gpu_sections.card.Card` does.
-    """
-
-    def __init__(self, pipeline: Any, card: Any) -> None:
-        self.peaks: dict[str, int] = {}
-        self._card = card
-        self._stage = "text encoder and first step"
-        self._decode = pipeline.decode
-        pipeline.decode = self._on_decode
-
-    def start(self) -> None:
-        """Begin with the first stage."""
-        self._card.start_peak()
-
-    def on_step(self, _: Any) -> None:
-        """Go on to the stage of the other steps; a `StepCallback`."""
-        self._next("other steps")
-
-    def stop(self) -> None:
-        """End the last stage."""
-        self._next("")
-
-    def _on_decode(self, latents: Tensor, **options: Any) -> Tensor:
-        self._next("decoding")
-        return self._decode(latents, **options)
-
-    def _next(self, stage: str) -> None:
-        peak, _ = self._card.peak()
-        self.peaks[self._stage] = max(peak, self.peaks.get(self._stage, 0))
-        self._card.start_peak()
-        self._stage = stage
 
 
 def main() -> None:

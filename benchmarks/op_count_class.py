@@ -1,8 +1,9 @@
-"""Count a forward pass of the class model Latte-XL/2; `op_count.py` has the rule and prints it.
+"""Count a forward pass of the class model Latte-XL/2; `op_count.py` prints it.
 
 16 frames of 256 x 256 and 101 classes in bfloat16: two rows, the class and the null class of one
-video under guidance, or one row without guidance. The authors' recipe is that of `training.py`: an
-explicit softmax, and a modulation that is evaluated for every frame and for every place.
+video under guidance, or one row without guidance. The authors' recipe is that of
+`ways/training.py`: an explicit softmax, and a modulation that is evaluated for every frame and for
+every place.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from op_count import DTYPE, FRAMES, OpCounter, count, import_core
+from measuring.core import import_core
+from measuring.counting import OpCounter, count
 from torch import Tensor
-from training import Recipe
+from ways.training import Recipe
 
-CELLS, CLASSES = 32, 101
+FRAMES, CELLS, CLASSES = 16, 32, 101
+DTYPE = torch.bfloat16
 
 
 def model_of(**changes: Any) -> Any:

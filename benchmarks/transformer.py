@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_ways import Case, Way, Ways, in_turns, seconds_on_cpu, seconds_on_gpu
+from measuring.clocks import in_turns, seconds_on_cpu, seconds_on_gpu
+from ways.transformer import Case, Way, Ways, figures
 
 WARM_UPS = 1  # beside the first call, and the one whose result is compared
 OTHER_LENGTH = 20  # of a second prompt
@@ -94,25 +94,6 @@ def measure(models: Ways, ways: list[Way], rounds: int, seed: int) -> dict[str, 
     for way in ways:
         facts[way.name] |= other_length(models, way)
     return {"case": models.case.name, "rounds": rounds, "ways": facts}
-
-
-def figures(way: Way, times: dict[str, list[float]]) -> dict[str, Any]:
-    """Return times of a way, and how many times faster it is than what it is compared with."""
-    own = times[way.name]
-    found: dict[str, Any] = {
-        "seconds_min": round(min(own), 4),
-        "seconds_median": round(statistics.median(own), 4),
-    }
-    if way.against and way.against in times:
-        other = times[way.against]
-        ratios = [theirs / ours for theirs, ours in zip(other, own, strict=True)]
-        found |= {
-            "against": way.against,
-            "speed_up_median": round(statistics.median(ratios), 3),
-            "speed_up_of_medians": round(statistics.median(other) / statistics.median(own), 3),
-            "speed_up_of_minima": round(min(other) / min(own), 3),
-        }
-    return found
 
 
 def other_length(models: Ways, way: Way) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from .errors import (
     WeightMismatchError,
 )
 from .lazy import listing, names_from
+from .version import __version__
 
 if TYPE_CHECKING:
     from .acceleration import parse_cache
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from .training.run import train
     from .training.train_config import TrainConfig
     from .video import write_video
-
-__version__ = "0.3.0"
 
 __all__ = [
     "CheckpointError",

@@ -8,9 +8,23 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from latte_test_support.house import (
+    FILES,
+    Arrow,
+    Floors,
+    alike,
+    arrows_in,
+    circle_of,
+    goes_down,
+    misplaced,
+    overfull,
+    room_of,
+)
+from latte_test_support.pack import tracked_files
 from latte_test_support.source import (
     PACK_FOLDERS,
     ROOT,
@@ -21,22 +35,50 @@ from latte_test_support.source import (
     python_files,
 )
 
-# Packages of one row never import each other; a package imports from the rows above it.
-LAYERS = (
-    {"errors", "checks", "types", "files", "devices", "transfers", "lazy"},
-    {"config", "meta_modules", "shipped"},
-    {"kernels"},
-    {"model", "vae", "text", "diffusion", "video"},
-    {"precision"},
-    {"checkpoint", "sampling", "acceleration", "memory"},
-    {"pipelines"},
-    {"data"},
-    {"training", "metrics", "distributed"},
-    {"starter"},
-    {"cli"},
-)
-SINGLE_MODULES = LAYERS[0] | LAYERS[1]  # may import in their own row
-SAME_AS = {"__main__": "cli"}
+# Rooms and files of one line stand side by side: rooms of a line never import each other. Each line
+# imports from those above it in its folder. `FILES` are files of the folder that are not named.
+FLOORS: Floors = {
+    "latte_core": (
+        ("errors", "checks", "types", "files", "devices", "transfers", "lazy", "version"),
+        ("config", "meta_modules", "shipped"),
+        ("kernels",),
+        ("model", "vae", "text", "diffusion", "video"),
+        ("precision",),
+        ("checkpoint", "sampling", "acceleration", "memory"),
+        ("pipelines",),
+        ("data",),
+        ("training", "metrics"),
+        ("starter",),
+        ("cli",),
+        ("__main__",),
+    ),
+    "latte_core/checkpoint": (
+        ("reading",),
+        ("recognition",),
+        ("loading",),
+        ("writing",),
+        ("lora",),
+        ("conversion",),
+    ),
+    "latte_core/model": ((FILES,), ("t2v", "latte"), ("weights",)),
+    "latte_core/pipelines": ((FILES,), ("text", "classes"), ("calibration",)),
+    "latte_core/data": (("sets",), (FILES,)),
+    "nodes": (("host",), (FILES,)),
+    "nodes/host": (("base",), ("text", "vae"), ("model",), ("run",), ("training",)),
+    "benchmarks": (("measuring",), ("ways",), ("gpu_sections",), (FILES,)),
+    "tests/support": (("tiny",), (FILES,), ("comfy", "kernels", "workflows")),
+}
+ONE_ROOM = ("latte_core/cli",)  # `sample` is a command of several files, which others build on
+HOUSES = {  # folder -> the name by which its files are imported, besides relatively
+    "latte_core": "latte_core",
+    "nodes": "nodes",
+    "benchmarks": "",
+    "tests/support": "latte_test_support",
+    "tests/comfyui/inside": "",
+    "tests/fake_cuda/tool": "latte_fake_cuda",
+}
+MOST_FILES = 24  # in a folder: more is a list that nobody reads
+MOST_ALIKE = 3  # files of a folder that share a first word: more want a folder of that name
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
                 "node_helpers", "server"}  # fmt: skip
 NEEDED_PACKAGES = {"torch", "einops", "safetensors"}  # what importing latte_core may ask for
@@ -79,27 +121,10 @@ def root_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def part_of(module: str) -> str:
-    """Return the part of latte_core that a dotted name belongs to, "" for the package itself."""
-    piece = module.split(".")[1] if "." in module else ""
-    is_module = (ROOT / "latte_core" / piece).is_dir() or (
-        ROOT / "latte_core" / f"{piece}.py"
-    ).is_file()
-    return SAME_AS.get(piece, piece) if is_module else ""
-
-
-def row_of(part: str) -> int:
-    """Return the part's place in the import order."""
-    return next(row for row, parts in enumerate(LAYERS) if part in parts)
-
-
-def is_allowed(importer: str, imported: str) -> bool:
-    """Whether one part of latte_core may import another."""
-    if imported in (importer, ""):
-        return True
-    if importer in SINGLE_MODULES and imported in SINGLE_MODULES:
-        return row_of(imported) <= row_of(importer)
-    return row_of(imported) < row_of(importer)
+@cache
+def arrows_of(folder: str) -> list[Arrow]:
+    """Return the arrows in one of the houses."""
+    return arrows_in(folder, HOUSES[folder])
 
 
 def calls_in(path: Path) -> Iterator[tuple[ast.Call, str]]:
@@ -114,39 +139,147 @@ def require_none(broken: list[str]) -> None:
     assert not broken, "\n" + "\n".join(broken)
 
 
-def test_every_part_of_core_has_a_place_in_the_import_order() -> None:
-    known = {*SAME_AS, "__init__", "assets"}.union(*LAYERS)
-    parts = {path.stem for path in (ROOT / "latte_core").iterdir() if path.stem[0] != "."}
-    assert parts - known - {"__pycache__"} == set()
+def build(root: Path, files: dict[str, str]) -> list[Arrow]:
+    """Write a made-up tree into `root/house` and return its arrows."""
+    for name, text in files.items():
+        path = root / "house" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return arrows_in("house", "house", root)
 
 
-def test_core_imports_only_what_lies_before_it() -> None:
-    broken: list[str] = []
-    for path in CORE_FILES:
-        importer = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        if importer in ("__init__", ""):
-            continue  # the public face names every part
-        inside = [one for one in imports_of(path) if root_of(one.name) == "latte_core"]
-        broken += [str(one) for one in inside if not is_allowed(importer, part_of(one.name))]
-    require_none(broken)
+def test_every_room_and_loose_file_stands_on_a_floor() -> None:
+    files = [name_of(path) for path in python_files(*HOUSES)]
+    require_none(misplaced(files, FLOORS, ONE_ROOM))
+
+
+@pytest.mark.parametrize("folder", HOUSES)
+def test_files_import_from_their_room_and_the_floors_below_it(folder: str) -> None:
+    require_none([str(one) for one in arrows_of(folder) if not goes_down(one, FLOORS)])
+
+
+@pytest.mark.parametrize("folder", HOUSES)
+def test_no_files_import_each_other_in_a_circle(folder: str) -> None:
+    require_none(circle_of((one.importer, one.imported) for one in arrows_of(folder)))
+
+
+@pytest.mark.parametrize("folder", HOUSES)
+def test_no_rooms_import_each_other_in_a_circle(folder: str) -> None:
+    rooms = (
+        (room_of(one.importer, FLOORS, ONE_ROOM), room_of(one.imported, FLOORS, ONE_ROOM))
+        for one in arrows_of(folder)
+    )
+    require_none(circle_of(rooms))
+
+
+def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
+    require_none(overfull(tracked_files(), MOST_FILES))
+
+
+def test_no_first_word_does_the_work_of_a_folder() -> None:
+    require_none(alike(tracked_files(), MOST_ALIKE))
+
+
+HIGH = "house/high/b.py"
+LOW = "house/low/a.py"
+MADE_UP: Floors = {"house": (("single", "pair"), ("low", "lower"), (FILES, "high"))}
 
 
 @pytest.mark.parametrize(
     ("importer", "imported", "expected"),
     [
-        ("model", "text", False),
-        ("sampling", "model", True),
-        ("model", "sampling", False),
-        ("types", "errors", True),
-        ("errors", "config", False),
-        ("cli", "pipelines", True),
-        ("checkpoint", "sampling", False),
+        pytest.param(HIGH, LOW, True, id="a room, a lower one"),
+        pytest.param(LOW, HIGH, False, id="a room, a higher one"),
+        pytest.param(LOW, "house/lower/a.py", False, id="a room, its neighbour"),
+        pytest.param(LOW, "house/low/deep/b.py", True, id="within a room without floors"),
+        pytest.param(LOW, "house/single.py", True, id="a room, a file below it"),
+        pytest.param("house/single.py", LOW, False, id="a file, a room above it"),
+        pytest.param("house/single.py", "house/pair.py", True, id="a file, its neighbour"),
+        pytest.param("house/loose.py", LOW, True, id="an unnamed file, a room below it"),
+        pytest.param("house/loose.py", "house/other.py", True, id="two unnamed files"),
+        pytest.param("house/loose.py", HIGH, False, id="an unnamed file, a room beside it"),
+        pytest.param(HIGH, "house/__init__.py", False, id="a room, the face above it"),
+        pytest.param("house/__init__.py", HIGH, True, id="a face, what is in its folder"),
+        pytest.param(HIGH, "house/low/__init__.py", True, id="a room, the face of a lower one"),
     ],
 )
-def test_the_import_order_is_read_as_it_is_meant(
+def test_the_floors_are_read_as_they_are_meant(
     importer: str, imported: str, expected: bool
 ) -> None:
-    assert is_allowed(importer, imported) is expected
+    assert goes_down(Arrow(importer, imported, 1), MADE_UP) is expected
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        pytest.param("from .a import A", id="by its name"),
+        pytest.param("from . import a", id="from the package"),
+        pytest.param("import house.a", id="by its whole name"),
+        pytest.param("def f():\n    from house.a import A", id="inside a function"),
+        pytest.param(
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import A",
+            id="for types alone",
+        ),
+    ],
+)
+def test_a_circle_of_files_is_seen_however_they_import(tmp_path: Path, reach: str) -> None:
+    arrows = build(tmp_path, {"__init__.py": "", "a.py": "from .b import B", "b.py": reach})
+    found = circle_of((one.importer, one.imported) for one in arrows)
+    assert sorted(found[1:]) == ["house/a.py", "house/b.py"]
+    assert found[0] == found[-1]
+
+
+def test_a_circle_of_rooms_is_seen_though_no_files_make_one(tmp_path: Path) -> None:
+    files = {"one/a.py": "from ..two import b", "two/b.py": "", "one/c.py": ""}
+    arrows = build(tmp_path, {**files, "two/d.py": "from ..one.c import C"})
+    assert not circle_of((one.importer, one.imported) for one in arrows)
+    rooms = [(room_of(one.importer, {}), room_of(one.imported, {})) for one in arrows]
+    assert set(circle_of(rooms)) == {"house/one", "house/two"}
+    both = [(room_of(one.importer, {}, ["house"]), "house") for one in arrows]
+    assert not circle_of(both)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["house/low/a.py", "house/high/b.py"], []),
+        (["house/low/a.py"], ["house/high is not there"]),
+        (["house/low/a.py", "house/high/b.py", "house/new/c.py"], ["house/new stands on no floor"]),
+        (["house/low/a.py", "house/high/b.py", "house/d.py"], ["house/d stands on no floor"]),
+        (["house/low/deep/a.py", "house/high/b.py"], ["house/low has rooms, but no floors"]),
+    ],
+)
+def test_what_has_no_place_is_named(files: list[str], expected: list[str]) -> None:
+    assert misplaced(files, {"house": (("low",), ("high",))}) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "most", "expected"),
+    [
+        (["a.py", "b.json"], 2, []),
+        (["a.py", "b.json", "c.py"], 2, ["house: 3 files"]),
+        (["a.txt", "b.txt", "c.txt"], 2, []),  # a folder without code is a shelf
+    ],
+)
+def test_a_folder_that_is_too_full_is_named(
+    names: list[str], most: int, expected: list[str]
+) -> None:
+    assert overfull([f"house/{name}" for name in names], most) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "is_too_many"),
+    [
+        (["sample.py", "sample_run.py", "sample_text.py"], False),
+        (["sample.py", "sample_run.py", "sample_text.py", "samples.py"], True),
+        (["test_sample.py", "sample_run.py", "sample_text.py", "test_sample_class.py"], True),
+        (["sample.py", "sampler.py", "sampling.py", "sample_run.py"], False),
+        (["sample.json", "sample_run.py", "sample_text.py", "sample_class.py"], False),
+    ],
+)
+def test_a_first_word_that_four_files_share_is_named(names: list[str], is_too_many: bool) -> None:
+    found = alike([f"house/{name}" for name in names], 3)
+    assert found == ([f"house: {', '.join(sorted(names))}"] if is_too_many else [])
 
 
 def test_core_knows_nothing_of_comfyui() -> None:

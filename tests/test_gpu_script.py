@@ -57,7 +57,7 @@ def session(scripts: Callable[[str], Any], tmp_path: Path) -> Any:
     sizes = scripts("gpu_sections.sizes").SHORT
     models = scripts("gpu_sections.weights").ModelFolder(tmp_path, sizes, "cpu", torch.float32)
     return scripts("gpu_sections.session").Session(
-        card=scripts("gpu_sections.card").Card("cpu"),
+        card=scripts("measuring.card").Card("cpu"),
         sizes=sizes,
         output=tmp_path / "gpu.json",
         deadline=600,
@@ -213,7 +213,7 @@ def test_card_reads_peaks_and_limits_memory_of_a_gpu(
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    card = scripts("gpu_sections.card").Card("cuda")
+    card = scripts("measuring.card").Card("cuda")
     found = card.memory_of(lambda: calls.append("work"))
     card.limit(12e9)
     card.limit(None)
@@ -222,7 +222,7 @@ def test_card_reads_peaks_and_limits_memory_of_a_gpu(
 
 
 def test_time_that_spans_cover_counts_overlaps_once(scripts: Callable[[str], Any]) -> None:
-    covered = scripts("gpu_sections.card").covered
+    covered = scripts("measuring.card").covered
     assert covered([(5, 9), (0, 4), (1, 3), (8, 10)]) == 9
     assert covered([]) == 0
 

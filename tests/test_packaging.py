@@ -117,13 +117,6 @@ def lines_of(name: str) -> list[str]:
     return (ROOT / name).read_text(encoding="utf-8").split()
 
 
-def shipped_files() -> list[Path]:
-    """Return the files of the archive, where git can say which they are."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout: nothing says which files are shipped")
-    return pack.shipped_files()
-
-
 def probe(folder: Path, blocked: str = "") -> dict[str, Any]:
     """Import the pack in `folder` in a watched process and return what was seen."""
     command = [sys.executable, "-c", PROBE, str(folder), blocked]
@@ -169,7 +162,7 @@ def test_changelog_knows_this_version() -> None:
 
 
 def test_archive_stays_under_the_registrys_patience() -> None:
-    files = shipped_files()
+    files = pack.shipped_files()
     assert sum(path.stat().st_size for path in files) < ARCHIVE_LIMIT
     names = [path.relative_to(ROOT).parts[0] for path in files]
     assert "tests" not in names and ".ci" not in names
@@ -178,7 +171,7 @@ def test_archive_stays_under_the_registrys_patience() -> None:
 
 def test_large_files_are_the_starters_and_pictures_alone() -> None:
     shelves = ("latte_core/assets/starter/", "latte_core/assets/class_starter/", "docs/images/")
-    large = [path for path in shipped_files() if path.stat().st_size > LARGE_FILE]
+    large = [path for path in pack.shipped_files() if path.stat().st_size > LARGE_FILE]
     names = [path.relative_to(ROOT).as_posix() for path in large]
     assert [name for name in names if not name.startswith(shelves)] == []
 

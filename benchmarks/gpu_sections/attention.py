@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from op_count import ROOT, import_core
+from measuring.core import ROOT, import_core
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention

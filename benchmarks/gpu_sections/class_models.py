@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
-from training import FRAMES, Case, Ours, Recipe, make_case, model_of
+from ways.training import FRAMES, Case, Ours, Recipe, make_case, model_of
 
 from gpu_sections.session import Found, Session
 

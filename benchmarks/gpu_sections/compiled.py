@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
-from transformer_ways import Way, Ways
+from ways.transformer import Way, Ways
 
 from gpu_sections.full_size import best_eight_bits, case_of, fastest, measure_ways, speed_up
 from gpu_sections.sampling_runs import PLAIN, Runs, tell_stacked, time_runs

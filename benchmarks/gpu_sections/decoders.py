@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
 
 from gpu_sections.session import Found, Session, heard

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer import figures
-from transformer_ways import Case, Way, Ways
+from ways.transformer import Case, Way, Ways, figures
 
 from gpu_sections.sampling_runs import PLAIN, measure_runs
 from gpu_sections.session import Found, Session

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory_runs import StagePeaks
-from op_count import import_core
+from measuring.card import GB, StagePeaks
+from measuring.core import import_core
 from torch import Tensor
 
-from gpu_sections.card import GB
 from gpu_sections.session import Found, Session
 
 PROMPT = "a cat wearing sunglasses at a pool"

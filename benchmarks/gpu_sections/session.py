@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gpu_sections.card import Card
+from measuring.card import Card
+
 from gpu_sections.sizes import Sizes
 from gpu_sections.weights import ModelFolder
 

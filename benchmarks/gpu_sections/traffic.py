@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
-from transformer_ways import Ways
+from ways.transformer import Ways
 
 from gpu_sections.full_size import case_of
 from gpu_sections.sampling_runs import Runs

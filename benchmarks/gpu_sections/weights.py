@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from op_count import LATTE_1, import_core
+from measuring.core import import_core
 from torch import Tensor, nn
+from ways.transformer import LATTE_1
 
 from gpu_sections.sizes import Sizes
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from end_to_end import figures_of, full_name, tasks_for
-from end_to_end_ways import Ours, Theirs, Watch, Way, silence
-from op_count import import_core
+from measuring.core import import_core
+from ways.end_to_end import (
+    Ours,
+    Theirs,
+    Watch,
+    Way,
+    figures_of,
+    full_name,
+    silence,
+    tasks_for,
+)
 
 from gpu_sections.full_size import best_eight_bits
 from gpu_sections.session import Found, Session

@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
-from .. import __version__
 from ..errors import LatteError
+from ..version import __version__
 from .command import CommandName
 
 PROGRAM = "python -m latte_core"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..files import atomic_write
+from ..version import __version__
 
 FILE_NAME = "kernels.json"
 VERSION = 1  # of what a key means
@@ -102,8 +103,6 @@ def choice_key(kernel: str, tokens: Tensor, args: tuple[Any, ...]) -> str:
 def computing(tokens: Tensor) -> Mapping[str, Any]:
     """Return what computes on the device of tokens: the card, and versions of what runs there."""
     import triton  # pyright: ignore
-
-    from .. import __version__
 
     device, card = tokens.device, cast("Any", torch.cuda)
     return {

@@ -7,13 +7,13 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from .. import __version__
 from ..config.latte import LatteConfig
 from ..errors import IncompatibleInputsError
 from ..files import read_json
 from ..shipped import STARTER_FOLDER
 from ..training.export import write_json
 from ..training.subject import read_vae
+from ..version import __version__
 from .files import extend_recipe, halve_transformer, write_card, write_digests
 from .recipe import CLASS_CONFIG, CLASS_NAMES, CLASS_SETS, CLASS_STAGES
 from .stages import run_stages, write_sets

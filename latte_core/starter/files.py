@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
 from ..checkpoint.reading.reader import read_tensors
 from ..checkpoint.writing.writer import write_safetensors
 from ..files import read_json
 from ..training.export import write_json
+from ..version import __version__
 
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 CARD_NAME = "card.json"

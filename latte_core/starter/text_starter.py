@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..training.export import write_json
 from ..training.subject import read_text_encoder, read_vae
+from ..version import __version__
 from .autoencoder import normalize_latents, train_image_vae, train_temporal_vae
 from .files import (
     extend_recipe,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,9 +28,10 @@ MUTATORS = {"append", "extend", "insert", "add", "update", "setdefault", "pop", 
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import: the file it stands in, its line, and the dotted name from the pack's root.
+    """One import: the file it stands in, its line, and the dotted name from the root.
 
-    A name that was imported relatively starts with `latte_core` or `nodes`.
+    A name that was imported relatively starts with `latte_core` or `nodes`. `names` are those that
+    a `from` import takes out of that module.
     """
 
     file: str
@@ -37,16 +39,17 @@ class Import:
     name: str
     is_relative: bool
     at_import: bool
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line} imports {self.name}"
 
 
-def python_files(*folders: str) -> list[Path]:
+def python_files(*folders: str, root: Path = ROOT) -> list[Path]:
     """Return the Python files of the project, or of some of its folders."""
-    roots = [ROOT / folder for folder in folders] or [ROOT]
-    found = (path for root in roots for path in root.rglob("*.py"))
-    return sorted(path for path in found if not SKIPPED & set(path.relative_to(ROOT).parts))
+    places = [root / folder for folder in folders] or [root]
+    found = (path for place in places for path in place.rglob("*.py"))
+    return sorted(path for path in found if not SKIPPED & set(path.relative_to(root).parts))
 
 
 def parse(path: Path) -> ast.Module:
@@ -54,44 +57,49 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def imports_of(path: Path) -> list[Import]:
-    """Return every import of a file but those under `if TYPE_CHECKING`."""
-    where = path.relative_to(ROOT)
+@cache
+def imports_of(path: Path, root: Path = ROOT, *, with_types: bool = False) -> tuple[Import, ...]:
+    """Return every import of a file; those under `if TYPE_CHECKING` if they are asked for."""
+    where = path.relative_to(root)
     found: list[Import] = []
-    for node, at_import in _walk(parse(path), True):
+    for node, at_import in _walk(parse(path), True, with_types):
         if isinstance(node, ast.Import):
             found += [
                 Import(where.as_posix(), node.lineno, alias.name, False, at_import)
                 for alias in node.names
             ]
         elif isinstance(node, ast.ImportFrom):
-            names = _targets(node, where)
+            is_relative, names = node.level > 0, tuple(alias.name for alias in node.names)
             found += [
-                Import(where.as_posix(), node.lineno, name, node.level > 0, at_import)
-                for name in names
+                Import(where.as_posix(), node.lineno, module, is_relative, at_import, taken)
+                for module, taken in _targets(node, where, names)
             ]
-    return found
+    return tuple(found)
 
 
-def _walk(tree: ast.AST, at_import: bool) -> Iterator[tuple[ast.AST, bool]]:
+def _walk(tree: ast.AST, at_import: bool, with_types: bool) -> Iterator[tuple[ast.AST, bool]]:
     """Yield every node and whether it runs when the module is imported."""
     for child in ast.iter_child_nodes(tree):
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        is_for_types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if is_for_types and not with_types:
             continue
         is_body = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield child, at_import and not is_body
-        yield from _walk(child, at_import and not is_body)
+        runs = at_import and not is_body and not is_for_types
+        yield child, runs
+        yield from _walk(child, runs, with_types)
 
 
-def _targets(node: ast.ImportFrom, where: Path) -> list[str]:
-    """Return the dotted names a `from` import brings, relative ones resolved."""
+def _targets(
+    node: ast.ImportFrom, where: Path, names: tuple[str, ...]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return dotted modules of a `from` import, relative ones resolved, and what each gives."""
     if node.level == 0:
-        return [node.module or ""]
+        return [(node.module or "", names)]
     package = where.parent.parts
     base = list(package[: len(package) - node.level + 1])
     if node.module:
-        return [".".join([*base, node.module])]
-    return [".".join([*base, alias.name]) for alias in node.names]
+        return [(".".join([*base, node.module]), names)]
+    return [(".".join([*base, name]), ()) for name in names]
 
 
 def mutable_names(tree: ast.Module) -> dict[str, int]:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import __version__
 from ...errors import CorruptCheckpointError, InvalidInputError, NonFiniteError
 from ...model.weights.lora import ALPHA_NAME, DOWN_NAME, NATIVE_PREFIX, UP_NAME, LoraSettings
+from ...version import __version__
 from ..loading.loader import transformer_path
 from ..reading.finite import is_finite
 from ..reading.folders import parse_table

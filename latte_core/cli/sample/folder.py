@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ... import __version__
 from ...errors import CorruptCheckpointError, InvalidInputError
 from ...files import atomic_write, read_json
+from ...version import __version__
 from ...video.frame_folder import remove_unfinished
 from .jobs import FRAMES, Job, Maker, in_batches
 from .output import Output, make_batch, say_written

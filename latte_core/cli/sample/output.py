@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ...version import __version__
 from ...video import (
     FrameStream,
     Grid,

@@ -35,7 +35,11 @@ def counting(stage: Stage) -> Any:
     spec = importlib.util.spec_from_file_location("op_count", PACK / "benchmarks" / "op_count.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(PACK / "benchmarks"))  # some of its names are those of checks too
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(PACK / "benchmarks"))
     return module
 
 

@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).resolve().parents[3] / "benchmarks"
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import the benchmark with its neighbours, and forget them afterwards."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    for name in ("end_to_end", "end_to_end_ways", "caching", "op_count"):
+    for name in ("end_to_end", "ways.end_to_end", "caching"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("end_to_end")
 
@@ -67,7 +67,7 @@ def test_rounds_take_prompts_in_turn_and_noise_of_their_own(script: Any) -> None
 def test_caches_that_fail_or_do_nothing_are_told_and_not_timed(
     script: Any, ways: list[Any]
 ) -> None:
-    clock = Clock(importlib.import_module("end_to_end_ways").Spent, {})
+    clock = Clock(importlib.import_module("ways.end_to_end").Spent, {})
     kept, others = script.warm_up(clock, ways, tasks(script, 1)[0])
     assert [script.full_name(way) for way in kept] == [
         "diffusers, plain",
@@ -81,7 +81,7 @@ def test_caches_that_fail_or_do_nothing_are_told_and_not_timed(
 
 
 def test_way_of_ours_that_fails_ends_the_benchmark(script: Any, ways: list[Any]) -> None:
-    clock = Clock(importlib.import_module("end_to_end_ways").Spent, {})
+    clock = Clock(importlib.import_module("ways.end_to_end").Spent, {})
     with pytest.raises(RuntimeError, match="sizes differ"):
         script.warm_up(
             clock, [ways[0], script.Way(script.OURS, "broken", broken)], tasks(script, 1)[0]
@@ -92,7 +92,7 @@ def test_figures_are_ratios_and_likeness_to_plain_diffusers(
     script: Any, ways: list[Any], tmp_path: Path
 ) -> None:
     timed = [ways[0], ways[4]]
-    spent = importlib.import_module("end_to_end_ways").Spent
+    spent = importlib.import_module("ways.end_to_end").Spent
     script.measure(Clock(spent, {"plain": 3.0, "cache": 1.5}), timed, tasks(script, 3), 0)
     found = {script.full_name(way): script.figures_of(way, ways[0]) for way in timed}
     cached = found["ours, cache"]

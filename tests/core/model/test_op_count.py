@@ -18,18 +18,21 @@ TOKENS_GB = 2 * 16 * 1024 * 1152 * 2 / 1e9  # all tokens of two clips in bfloat1
 
 
 def load_script(path: Path) -> Any:
-    """Import a benchmark by file location."""
+    """Import a benchmark by file location, with its neighbours by name."""
     spec = importlib.util.spec_from_file_location(f"latte_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))
+        spec.loader.exec_module(module)
     return module
 
 
 op_count = load_script(SCRIPT)
-memory = load_script(SCRIPT.with_name("memory.py"))
+counting = load_script(SCRIPT.parent / "measuring" / "counting.py")
+memory = load_script(SCRIPT.parent / "measuring" / "memory.py")
 
 
 @cache
@@ -153,9 +156,9 @@ def test_sampling_with_long_prompts_needs_at_most_68_tflop() -> None:
 def eight_bit(name: str) -> tuple[Any, int]:
     """Return the counts of a way in eight bits at 20 tokens, and its peak in MiB."""
     way = op_count.EIGHT_BIT[name]
-    counter, live = op_count.OpCounter(), memory.LiveBytes()
+    counter, live = counting.OpCounter(), memory.LiveBytes()
     call = op_count.prepare_ours(20, kernels=True, eight_bit=way)
-    with op_count.AttentionAsOneOp(), counter, live:
+    with counting.AttentionAsOneOp(), counter, live:
         call()
     return counter.counts(), live.peak / 2**20
 

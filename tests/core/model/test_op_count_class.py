@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "benchmarks"
-NAMES = ("op_count", "op_count_class", "training")
+NAMES = ("op_count_class", "ways.training", "measuring.core", "measuring.counting")
 ROW_GB = 16 * 256 * 1152 * 2 / 1e9  # all tokens of a video in bfloat16
 # Tokens become themselves: the table of places is added in float32 and cast, patches are laid in
 # rows, and the table of times is added.

@@ -19,8 +19,8 @@ Values are those of the CPU. Random numbers drawn on the card are the CPU's of t
 stream does its work at once, so that a missing wait is not seen. A graph is captured and replayed.
 
 `meta=True` keeps no data, for models of full size: `card.memory.peak` are the most bytes alive at
-once, `card.counter` counts launches and bytes by the rules of `benchmarks/op_count.py`, and what
-the host reads back is zero, or True. Tensors of the host may be on `meta` then, too.
+once, `card.counter` counts launches and bytes by the rules of `benchmarks/measuring/counting.py`,
+and what the host reads back is zero, or True. Tensors of the host may be on `meta` then, too.
 
 Gradients work. Autocast for `cuda` does nothing, because C++ takes tensors of the card for meta.
 Triton's kernels run in its interpreter where the process has `TRITON_INTERPRET=1` from the start.

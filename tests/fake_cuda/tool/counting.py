@@ -1,4 +1,4 @@
-"""Launches and bytes of what runs on the card, by the rules of `benchmarks/op_count.py`."""
+"""Launches and bytes of what runs on the card, by the rules of the benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from .tensors import FakeCuda, flat, is_card
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "op_count.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "measuring" / "counting.py"
 NAME = "latte_fake_cuda_rules"
 
 

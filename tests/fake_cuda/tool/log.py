@@ -12,7 +12,7 @@ from typing import Literal
 TOOL = str(Path(__file__).resolve().parent)
 ROOT = str(Path(__file__).resolve().parents[3])
 FOLDERS = ("latte_core", "nodes", "benchmarks", "tests")
-COUNTER = str(Path("benchmarks", "op_count.py"))  # which every operator passes through
+COUNTER = str(Path("benchmarks", "measuring", "counting.py"))  # which every operator passes through
 
 Direction = Literal["to card", "to host"]
 

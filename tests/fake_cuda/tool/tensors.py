@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,23 @@ from torch.overrides import TorchFunctionMode
 from . import attention
 from .log import caller
 
-if TYPE_CHECKING:
-    from .card import Card
-
 CUDA = torch.device("cuda", 0)
 INDEXING: tuple[Any, ...] = (Tensor.__getitem__, Tensor.__setitem__)
 FROM_NUMBERS: tuple[Any, ...] = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+
+
+class Runner(Protocol):
+    """What tensors ask of the card that they say they are on."""
+
+    capability: tuple[int, int]
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Take `meta` for the card while torch works on a tensor of it."""
+        ...
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operator."""
+        ...
 
 
 class FakeCuda(Tensor):
@@ -30,10 +42,10 @@ class FakeCuda(Tensor):
     """
 
     held: Tensor
-    card: Card
+    card: Runner
 
     @staticmethod
-    def __new__(cls, held: Tensor, card: Card) -> FakeCuda:
+    def __new__(cls, held: Tensor, card: Runner) -> FakeCuda:
         """Make a shell with the sizes and strides of `held`."""
         make: Any = Tensor._make_wrapper_subclass
         return make(
@@ -46,7 +58,7 @@ class FakeCuda(Tensor):
             device="meta",
         )
 
-    def __init__(self, held: Tensor, card: Card) -> None:
+    def __init__(self, held: Tensor, card: Runner) -> None:
         self.held = held
         self.card = card
 
@@ -108,12 +120,12 @@ class FakeCuda(Tensor):
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"FakeCuda({tuple(self.shape)}, {self.dtype})"
 
-    def __tensor_flatten__(self) -> tuple[list[str], Card]:
+    def __tensor_flatten__(self) -> tuple[list[str], Runner]:
         """Say what it is made of, so that modules put it in the place of a CPU parameter."""
         return ["held"], self.card
 
     @staticmethod
-    def __tensor_unflatten__(inner: dict[str, Tensor], card: Card, *_: Any) -> FakeCuda:
+    def __tensor_unflatten__(inner: dict[str, Tensor], card: Runner, *_: Any) -> FakeCuda:
         """Make one of its parts."""
         return FakeCuda(inner["held"], card)
 

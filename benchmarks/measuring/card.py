@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from memory_runs import reset_peak, resident_bytes
-from transformer_ways import in_turns, seconds_on_cpu, seconds_on_gpu
+from torch import Tensor
+
+from measuring.clocks import in_turns, seconds_on_cpu, seconds_on_gpu
+from measuring.memory import reset_peak, resident_bytes
 
 GB = 1e9
 PROFILE_ROWS = 40
@@ -132,6 +134,44 @@ class Card:
         order = "self_device_time_total" if self.is_gpu else "self_cpu_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=PROFILE_ROWS)
         return covered(spans) / 1e6, table
+
+
+class StagePeaks:
+    """Peaks of encoding with the first step, of the other steps, and of decoding.
+
+    Args:
+        pipeline: whose `decode` tells when sampling is over.
+        card: what tells peaks, as `Card` does.
+    """
+
+    def __init__(self, pipeline: Any, card: Any) -> None:
+        self.peaks: dict[str, int] = {}
+        self._card = card
+        self._stage = "text encoder and first step"
+        self._decode = pipeline.decode
+        pipeline.decode = self._on_decode
+
+    def start(self) -> None:
+        """Begin with the first stage."""
+        self._card.start_peak()
+
+    def on_step(self, _: Any) -> None:
+        """Go on to the stage of the other steps; a `StepCallback`."""
+        self._next("other steps")
+
+    def stop(self) -> None:
+        """End the last stage."""
+        self._next("")
+
+    def _on_decode(self, latents: Tensor, **options: Any) -> Tensor:
+        self._next("decoding")
+        return self._decode(latents, **options)
+
+    def _next(self, stage: str) -> None:
+        peak, _ = self._card.peak()
+        self.peaks[self._stage] = max(peak, self.peaks.get(self._stage, 0))
+        self._card.start_peak()
+        self._stage = stage
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

@@ -7,38 +7,33 @@ that both halves of the guided batch are the same. diffusers' class has no place
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import random
-import sys
-import time
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
+from measuring.core import import_core
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
+LATTE_1: dict[str, Any] = {
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "cross_attention_dim": 1152,
+    "caption_channels": 4096,
+    "in_channels": 4,
+    "out_channels": 8,
+    "patch_size": 2,
+    "sample_size": 64,
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "norm_type": "ada_norm_single",
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-6,
+}
 VIDEOS = 2  # of a guided step: without and with the prompt
 TIME = 500
-
-
-def core(name: str) -> ModuleType:
-    """Import a module of latte_core by file location; the repository root stays off sys.path."""
-    if "latte_core" not in sys.modules:
-        folder = ROOT / "latte_core"
-        spec = importlib.util.spec_from_file_location(
-            "latte_core", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["latte_core"] = module
-        spec.loader.exec_module(module)
-    return importlib.import_module(f"latte_core.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +65,11 @@ class Case:
     def config(self) -> dict[str, Any]:
         """Return Latte-1's config with these sizes."""
         return {
+            **LATTE_1,
             "num_layers": self.layers,
             "num_attention_heads": self.heads,
-            "attention_head_dim": 72,
-            "cross_attention_dim": 72 * self.heads,
+            "cross_attention_dim": LATTE_1["attention_head_dim"] * self.heads,
             "caption_channels": self.text_width,
-            "in_channels": 4,
-            "out_channels": 8,
-            "patch_size": 2,
-            "sample_size": 64,
-            "activation_fn": "gelu-approximate",
-            "attention_bias": True,
-            "norm_type": "ada_norm_single",
-            "norm_elementwise_affine": False,
-            "norm_eps": 1e-6,
         }
 
 
@@ -143,7 +129,7 @@ class Ways:
         try:
             import diffusers
         except ImportError:
-            return core("model.t2v.transformer").LatteT2V.from_config(self.case.config())
+            return import_core("model.t2v.transformer").LatteT2V.from_config(self.case.config())
         diffusers.utils.logging.set_verbosity_error()
         return diffusers.LatteTransformer3DModel(
             **self.case.config(), video_length=self.case.frames
@@ -192,20 +178,22 @@ class Ways:
             graphed: replayed as a CUDA graph.
             precision: `int8` or `fp8` for wide layers in eight bits.
         """
-        model: Any = core("model.t2v.transformer").LatteT2V.from_config(
+        model: Any = import_core("model.t2v.transformer").LatteT2V.from_config(
             self.case.config(), device="meta"
         )
         model.load_state_dict(self.theirs.state_dict(), assign=True)
         model.eval()
         if fused:
-            core("model.weights.fused_qkv").fuse_qkv(model)
+            import_core("model.weights.fused_qkv").fuse_qkv(model)
         if precision is not None:
-            core("pipelines.text.pipeline").Pipeline(model).set_precision(precision)
+            import_core("pipelines.text.pipeline").Pipeline(model).set_precision(precision)
         if not kernels:
-            choice = core("kernels.choice")
+            choice = import_core("kernels.choice")
             model.kernels = choice.KernelSet(use=choice.KernelUse.NEVER)
-        compiler = core("acceleration.compilation").compile_model(model) if compiled else None
-        denoiser = core("acceleration.graphs").GraphedDenoiser(model) if graphed else model
+        compiler = (
+            import_core("acceleration.compilation").compile_model(model) if compiled else None
+        )
+        denoiser = import_core("acceleration.graphs").GraphedDenoiser(model) if graphed else model
         time_of_all = torch.full((1,), TIME, device=self.device)
         places = model.place_tables(tuple(self.latents.shape), self.device)
 
@@ -232,41 +220,20 @@ class Ways:
         return Way(name, against, prepare, graphs=graphs, about=about)
 
 
-def in_turns(
-    calls: Mapping[str, Callable[[], Any]],
-    rounds: int,
-    timed: Callable[[Callable[[], Any]], float],
-    seed: int,
-) -> dict[str, list[float]]:
-    """Time calls in turns, whose order changes from round to round.
-
-    Args:
-        calls: by name.
-        rounds: how often each is timed.
-        timed: returns the seconds of a call.
-        seed: of the order.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    draws = random.Random(seed)
-    for _ in range(rounds):
-        for name in draws.sample(list(calls), len(calls)):
-            times[name].append(timed(calls[name]))
-    return times
-
-
-def seconds_on_cpu(call: Callable[[], Tensor]) -> float:
-    """Return the CPU-seconds of one call, which other processes of the machine hardly change."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
-
-
-def seconds_on_gpu(call: Callable[[], Tensor]) -> float:
-    """Return the seconds of one call between two events of the device."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) / 1000
+def figures(way: Way, times: dict[str, list[float]]) -> dict[str, Any]:
+    """Return times of a way, and how many times faster it is than what it is compared with."""
+    own = times[way.name]
+    found: dict[str, Any] = {
+        "seconds_min": round(min(own), 4),
+        "seconds_median": round(statistics.median(own), 4),
+    }
+    if way.against and way.against in times:
+        other = times[way.against]
+        ratios = [theirs / ours for theirs, ours in zip(other, own, strict=True)]
+        found |= {
+            "against": way.against,
+            "speed_up_median": round(statistics.median(ratios), 3),
+            "speed_up_of_medians": round(statistics.median(other) / statistics.median(own), 3),
+            "speed_up_of_minima": round(min(other) / min(own), 3),
+        }
+    return found

@@ -8,14 +8,15 @@ weights are changed. Text encoder and VAE are shared by the ways of each side.
 from __future__ import annotations
 
 import copy
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from op_count import import_core
+from measuring.core import import_core
 from torch import Tensor
 
 VAE_FOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
@@ -23,6 +24,7 @@ CHUNK = 14  # frames that diffusers' pipeline decodes at a time
 THEIRS, OURS = "diffusers", "ours"
 SPEED_UPS = (1.6, 2.0, 3.3)
 CacheConfig = Callable[[Any, int], Any]
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,6 +298,51 @@ class Ours:
             self.way("int8", small),
             self.way("int8, cache 2x", small, caches[2.0]),
         ]
+
+
+def full_name(way: Way) -> str:
+    """Return the side and the name of a way."""
+    return f"{way.side}, {way.name}"
+
+
+def tasks_for(
+    prompts: Sequence[str],
+    rounds: int,
+    size: tuple[int, ...],
+    *,
+    steps: int,
+    scale: float,
+    seed: int,
+) -> list[Task]:
+    """Return a video for each round, each from another prompt, while there are any, and seed."""
+    tasks: list[Task] = []
+    for index in range(rounds):
+        draws = torch.Generator().manual_seed(seed + index)
+        noise = torch.randn(size, generator=draws)
+        prompt = prompts[index % len(prompts)]
+        tasks.append(Task(prompt=prompt, noise=noise, steps=steps, scale=scale))
+    return tasks
+
+
+def figures_of(way: Way, plain: Way) -> Figures:
+    """Return what was measured of a way, beside diffusers without a cache."""
+    seconds = [one.total for one in way.spent]
+    pairs = zip(way.spent, plain.spent, strict=True)
+    return {
+        "seconds_median": round(statistics.median(seconds), 4),
+        "seconds_min": round(min(seconds), 4),
+        "times_faster": round(statistics.median(b.total / a.total for a, b in pairs), 3),
+        "times_faster_of_minima": round(min(one.total for one in plain.spent) / min(seconds), 3),
+        "psnr": round(statistics.mean(way.decibels), 2),
+        "psnr_lowest": round(min(way.decibels), 2),
+        "share_text": round(statistics.median(one.text / one.total for one in way.spent), 4),
+        "share_decoding": round(
+            statistics.median(one.decoding / one.total for one in way.spent), 4
+        ),
+        "seconds_denoising": round(
+            statistics.median(one.total - one.text - one.decoding for one in way.spent), 4
+        ),
+    }
 
 
 def silence() -> None:

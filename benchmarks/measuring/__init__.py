@@ -1,0 +1,1 @@
+"""What the scripts measure with: counters, memory and clocks, and the core that is measured."""

@@ -1,0 +1,1 @@
+"""What is measured: the ways to do one thing, of diffusers, of the authors and of ours."""
