@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from .acceleration import LatteAccelerate
-from .calibration import LatteCalibrate
-from .compile import LatteCompile
-from .conditioning import LatteClassLabel, LatteTextEncode, LatteUnconditional
-from .latents import LatteEmptyLatent, LatteVAEDecode
-from .loaders import LatteLoraLoader, LatteModelLoader, LatteTextEncoderLoader, LatteVAELoader
-from .precision import LattePrecision
-from .samplers import LatteNoise, LatteSampler, LatteScheduler
-from .training import LatteTrain
-from .training_status import LatteStopTraining, LatteTrainingStatus
+from .acceleration.accelerate import LatteAccelerate
+from .acceleration.calibrate import LatteCalibrate
+from .acceleration.compile import LatteCompile
+from .acceleration.precision import LattePrecision
+from .conditioning.text_encode import LatteClassLabel, LatteTextEncode, LatteUnconditional
+from .latents.empty_latent import LatteEmptyLatent, LatteVAEDecode
+from .loaders.model_loader import (
+    LatteLoraLoader,
+    LatteModelLoader,
+    LatteTextEncoderLoader,
+    LatteVAELoader,
+)
+from .sampling.sampler import LatteNoise, LatteSampler, LatteScheduler
+from .training.train import LatteTrain
+from .training.training_status import LatteStopTraining, LatteTrainingStatus
 
 NODE_CLASS_MAPPINGS = {
     "LatteModelLoader": LatteModelLoader,

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ..latte_core.checks import check_integer
-from ..latte_core.errors import InvalidInputError
-from ..latte_core.types import VideoShape
-from .host.base.sockets import check_latent, check_vae
+from ...latte_core.checks import check_integer
+from ...latte_core.errors import InvalidInputError
+from ...latte_core.types import VideoShape
+from ..host.base.sockets import check_latent, check_vae
 
 MAX_FRAMES = 4096
 MAX_BYTES = 2**34
@@ -115,7 +115,7 @@ class LatteVAEDecode:
         check_integer("chunk_frames", chunk_frames, 0, MAX_FRAMES)
         check_vae(vae, "Latte VAE Decode")
         latents = check_latent(samples, "samples", "Latte VAE Decode", strict=True)
-        from .host.vae.decode import decode_clips
+        from ..host.vae.decode import decode_clips
 
         videos = latents if latents.ndim == 5 else latents.movedim(0, 1).unsqueeze(0)
         return (decode_clips(vae, videos, chunk_frames),)

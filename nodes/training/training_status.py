@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.checks import check_integer
-from .host.base.sockets import check_choice
-from .host.training.folders import DEFAULT_RUN, existing_run
+from ...latte_core.checks import check_integer
+from ..host.base.sockets import check_choice
+from ..host.training.folders import DEFAULT_RUN, existing_run
 
 NO_WAIT, FOR_PROGRESS, TO_THE_END = "no", "for progress", "until finished"
 WAITS = [NO_WAIT, FOR_PROGRESS, TO_THE_END]
@@ -77,8 +77,8 @@ class LatteTrainingStatus:
         """Return the pictures and the sentence."""
         check_choice("wait", wait, WAITS)
         check_integer("seconds", seconds, 1, MAX_SECONDS)
-        from .host.training import files as training_files
-        from .host.training import run as training
+        from ..host.training import files as training_files
+        from ..host.training import run as training
 
         folder = existing_run(run)
         if wait == NO_WAIT:
@@ -141,8 +141,8 @@ class LatteStopTraining:
     def stop(self, run: str, seconds: int) -> dict[str, Any]:
         """Ask the run to end, wait for it, and say how it ended."""
         check_integer("seconds", seconds, 0, MAX_SECONDS)
-        from .host.training import files as training_files
-        from .host.training import run as training
+        from ..host.training import files as training_files
+        from ..host.training import run as training
 
         view = training.stop(existing_run(run), seconds)
         late = f" It ends after the update it is in; {seconds} s were not enough to see it."

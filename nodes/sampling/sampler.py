@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.checks import MAX_SEED, check_integer, check_seed
-from .host.base.sockets import (
+from ...latte_core.checks import MAX_SEED, check_integer, check_seed
+from ..host.base.sockets import (
     check_choice,
     check_conditioning,
     check_guidance,
@@ -185,7 +185,7 @@ class LatteSampler:
         check_guidance(cfg, config_of(model), node)
         samples = check_latent(latent_image, "latent_image", node)
         check_latent_size(samples, "latent_image", config_of(model), node)
-        from .host.run.sampling import RunSettings, run_sampler
+        from ..host.run.sampling import RunSettings, run_sampler
 
         settings = RunSettings(
             seed=seed,
@@ -227,7 +227,7 @@ class LatteScheduler:
         check_model(model, "Latte Scheduler")
         check_integer("steps", steps, 1, MAX_STEPS)
         denoise = check_number("denoise", denoise, 0.01, 1.0)
-        from .host.run.sampling import latte_sigmas
+        from ..host.run.sampling import latte_sigmas
 
         return (latte_sigmas(model, steps, denoise),)
 
@@ -260,6 +260,6 @@ class LatteNoise:
         """Return a noise source."""
         check_seed(noise_seed)
         check_choice("noise_order", noise_order, NOISE_ORDERS)
-        from .host.run.sampling import LatteNoiseSource
+        from ..host.run.sampling import LatteNoiseSource
 
         return (LatteNoiseSource(noise_seed, noise_order),)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.checks import check_integer
-from ..latte_core.config.latte import INTEGER_RANGES
-from .host.base import paths
-from .host.base.conditions import ANY_CLASS, class_conditioning, no_conditioning
+from ...latte_core.checks import check_integer
+from ...latte_core.config.latte import INTEGER_RANGES
+from ..host.base import paths
+from ..host.base.conditions import ANY_CLASS, class_conditioning, no_conditioning
 
 MAX_CLASS = INTEGER_RANGES["num_classes"][1]
 BY_NAME = -1
@@ -87,7 +87,7 @@ class LatteTextEncode:
         self, clip: Any, prompt: str, negative_prompt: str, clean_caption: bool, mask_feature: bool
     ) -> tuple[Any, Any, str]:
         """Encode the pair and report its length."""
-        from .host.text.encode import ClipTextEncoder, encode_conditioning
+        from ..host.text.encode import ClipTextEncoder, encode_conditioning
 
         encoder = ClipTextEncoder(clip)
         return encode_conditioning(encoder, prompt, negative_prompt, clean_caption, mask_feature)

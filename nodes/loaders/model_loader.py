@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .host.base import paths
-from .host.base.sockets import check_choice, check_model, check_number
+from ..host.base import paths
+from ..host.base.sockets import check_choice, check_model, check_number
 
 WEIGHT_DTYPES = ["default", "fp32", "bf16", "fp16", "fp8_e4m3fn", "fp8_e5m2"]
 DEVICES = ["default", "cpu"]
@@ -65,7 +65,7 @@ class LatteModelLoader:
         """Open the chosen model."""
         check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
         path = paths.locate(model_name, "diffusion_models", "model_name")
-        from .host.model.loading import open_model
+        from ..host.model.loading import open_model
 
         return (open_model(str(path), weight_dtype),)
 
@@ -119,7 +119,7 @@ class LatteTextEncoderLoader:
         """Open the chosen encoder."""
         check_choice("device", device, DEVICES)
         path = paths.locate(encoder_name, "text_encoders", "encoder_name")
-        from .host.text.clip import load_clip
+        from ..host.text.clip import load_clip
 
         return (load_clip(path, device),)
 
@@ -173,7 +173,7 @@ class LatteVAELoader:
         """Open the chosen VAE."""
         check_choice("kind", kind, VAE_KINDS)
         path = paths.locate(vae_name, "vae", "vae_name")
-        from .host.vae.vae import load_vae
+        from ..host.vae.vae import load_vae
 
         return (load_vae(path, kind),)
 
@@ -230,6 +230,6 @@ class LatteLoraLoader:
         check_model(model, "Latte LoRA Loader")
         strength = check_number("strength", strength, -20.0, 20.0)
         path = paths.locate(lora_name, "loras", "lora_name")
-        from .host.model.lora import apply_lora
+        from ..host.model.lora import apply_lora
 
         return apply_lora(model, path, strength)
