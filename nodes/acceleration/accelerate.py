@@ -31,6 +31,7 @@ MAX_THRESHOLD = 10.0
 class LatteAccelerate:
     """Step caching for every sampler."""
 
+    DISPLAY_NAME = "Latte Accelerate"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Make videos faster by computing fewer of a run's steps in full: the others use again what "

@@ -16,7 +16,7 @@ from ..host.base.sockets import (
     check_number,
     config_of,
 )
-from ..sampling.sampler import MAX_STEPS, seed_input
+from ..widgets import MAX_STEPS, seed_input
 
 NODE = "Latte Calibrate"
 LEAST_STEPS = 4
@@ -26,6 +26,7 @@ MAX_SKIP = 100
 class LatteCalibrate:
     """Measures gaps and writes cache schedules."""
 
+    DISPLAY_NAME = "Latte Calibrate"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Find out which steps of this model can be skipped at the least cost, and write them into "

@@ -13,6 +13,7 @@ MODES = [DEFAULT, AUTOTUNE, OFF]
 class LatteCompile:
     """torch.compile for the blocks of a Latte."""
 
+    DISPLAY_NAME = "Latte Compile"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Make every step faster without changing the video: the model's blocks are compiled with "

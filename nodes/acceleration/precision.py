@@ -14,6 +14,7 @@ CHOICES = [*PRECISIONS, OFF]
 class LattePrecision:
     """Less exact arithmetic for every sampler."""
 
+    DISPLAY_NAME = "Latte Precision"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Compute less exactly: attention and feed-forward layers in eight bits (fp8 or int8), or "

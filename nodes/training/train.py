@@ -23,6 +23,7 @@ from ..host.training.settings import (
 class LatteTrain:
     """Starts a training and returns at once."""
 
+    DISPLAY_NAME = "Latte Train"
     CATEGORY = "Latte/training"
     DESCRIPTION = (
         "Teach a Latte from your own videos: a LoRA that changes how things move or look, or all "

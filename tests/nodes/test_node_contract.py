@@ -39,7 +39,7 @@ def describe(node: Any) -> dict[str, Any]:
         ],
         "outputs": list(node.RETURN_TYPES),
         "output_names": list(node.RETURN_NAMES),
-        "display_name": NAMES[next(key for key, value in NODES.items() if value is node)],
+        "display_name": node.DISPLAY_NAME,
         "category": node.CATEGORY,
     }
 
@@ -101,18 +101,24 @@ def test_validation_of_comfyui_is_never_switched_off() -> None:
     assert not [name for name, node in NODES.items() if hasattr(node, "VALIDATE_INPUTS")]
 
 
-def test_a_scanner_can_read_the_mappings_from_the_source() -> None:
+def test_a_scanner_can_read_the_mapping_from_the_source() -> None:
     tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
-    found = {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    classes = found["NODE_CLASS_MAPPINGS"]
-    assert [ast.literal_eval(key) for key in classes.keys] == list(RECORDED)
-    assert ast.literal_eval(found["NODE_DISPLAY_NAME_MAPPINGS"]) == NAMES
+    (mapping,) = [
+        statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        and ast.unparse(statement.targets[0]) == "NODE_CLASS_MAPPINGS"
+    ]
+    assert isinstance(mapping, ast.Dict)
+    assert [ast.literal_eval(key) for key in mapping.keys if key] == list(RECORDED)
+
+
+def test_each_node_stands_in_a_file_of_its_own_in_the_folder_of_its_menu() -> None:
+    places = [node.__module__.partition(".nodes.")[2].split(".") for node in NODES.values()]
+    assert [place[0] for place in places] == [
+        node.CATEGORY.removeprefix("Latte/") for node in NODES.values()
+    ]
+    assert len({tuple(place) for place in places}) == len(NODES)
 
 
 def test_no_text_input_is_used_as_a_path() -> None:
