@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from latte_test_support import pack
-from latte_test_support.pack import ROOT, load_pack
+from latte_test_support.pack import ROOT, copy_pack, load_pack
 
 import latte_core
 
@@ -114,15 +114,6 @@ def probe(folder: Path, blocked: str = "") -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def copy_pack(target: Path) -> Path:
-    """Copy what is needed to import the pack."""
-    skip = shutil.ignore_patterns("__pycache__", "assets")
-    for name in ("latte_core", "nodes"):
-        shutil.copytree(ROOT / name, target / name, ignore=skip)
-    shutil.copy(ROOT / "__init__.py", target)
-    return target
-
-
 def test_requirements_are_the_allowed_names_without_versions() -> None:
     assert lines_of("requirements.txt") == ALLOWED
 
@@ -155,6 +146,12 @@ def test_archive_stays_under_the_registrys_patience() -> None:
     names = [path.relative_to(ROOT).parts[0] for path in files]
     assert "tests" not in names and ".ci" not in names
     assert {"__init__.py", "nodes", "latte_core", "LICENSE", "README.md"} <= set(names)
+
+
+def test_texts_of_nodes_are_shipped_once() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in shipped_files()}
+    assert [name for name in names if name.startswith("nodes/") and name.endswith(".md")] == []
+    assert {"locales/zh/nodeDefs.json", "web/docs/LatteSampler/zh.md"} <= names
 
 
 def test_large_files_are_the_starters_and_pictures_alone() -> None:
