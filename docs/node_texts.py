@@ -15,8 +15,8 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ LANGUAGES = {
         inputs="\u8f93\u5165",
         outputs="\u8f93\u51fa",
         example="\u793a\u4f8b",
-        none="\u6ca1\u6709\u8f93\u5165\u3002",
+        none="\u6ca1\u6709{}\u3002",
         columns="| \u540d\u79f0 | \u8bf4\u660e |",
     ),
 }
@@ -95,21 +95,21 @@ def read(path: Path) -> str:
 
 
 def texts_of(node: Any, code: str) -> Texts:
-    """Read all texts of a node in a language."""
+    """Read all texts of a node in a language, inputs and outputs in the order of its class."""
     language = LANGUAGES[code]
     opening, *rest = SECTION.split(read(text_file(node, code)))
     sections = dict(zip(rest[::2], (text.strip() for text in rest[1::2]), strict=True))
-    example = sections.get(language.example, "")
+    texts = english(node, more=opening.strip(), example=sections.get(language.example, ""))
     if code == "en":
-        return english(node, opening.strip(), example)
+        return texts
     title = TITLE.match(opening)
     return Texts(
         display_name=title["name"] if title else "",
         description=title["description"] if title else "",
-        inputs=items(sections.get(language.inputs, "")),
-        outputs=items(sections.get(language.outputs, "")),
+        inputs=items(sections.get(language.inputs, ""), texts.inputs),
+        outputs=items(sections.get(language.outputs, ""), texts.outputs),
         more=opening[title.end() :].strip() if title else "",
-        example=example,
+        example=texts.example,
     )
 
 
@@ -117,7 +117,7 @@ def english(node: Any, more: str, example: str) -> Texts:
     """Join what a node's class says with the rest of its help page."""
     groups = node.INPUT_TYPES()
     shown = {**groups.get("required", {}), **groups.get("optional", {})}
-    given = chain(getattr(node, "OUTPUT_TOOLTIPS", ()), repeat(""))
+    tooltips = chain(getattr(node, "OUTPUT_TOOLTIPS", ()), repeat(""))
     return Texts(
         display_name=node.DISPLAY_NAME,
         description=getattr(node, "DESCRIPTION", ""),
@@ -125,64 +125,51 @@ def english(node: Any, more: str, example: str) -> Texts:
             name: Item(name, "".join(one.get("tooltip", "") for one in options))
             for name, (_, *options) in shown.items()
         },
-        outputs={name: Item(name, next(given)) for name in node.RETURN_NAMES},
+        outputs={name: Item(name, next(tooltips)) for name in node.RETURN_NAMES},
         more=more,
         example=example,
     )
 
 
-def items(section: str) -> dict[str, Item]:
+def items(section: str, order: Iterable[str]) -> dict[str, Item]:
     """Read lines such as "- `mode` name in this language: its tooltip"."""
-    found = (ITEM.fullmatch(line) for line in section.splitlines())
-    return {one["key"]: Item(one["name"] or one["key"], one["tooltip"]) for one in found if one}
+    matches = (ITEM.fullmatch(line) for line in section.splitlines())
+    found = {one["key"]: Item(one["name"] or one["key"], one["tooltip"]) for one in matches if one}
+    return {key: found[key] for key in [*order, *found] if key in found}
 
 
-def in_order(entries: Mapping[str, Item], node_has: Mapping[str, Item]) -> dict[str, Item]:
-    """Return the items that a node has, in its order."""
-    return {key: entries[key] for key in node_has}
-
-
-def definition(texts: Texts, node_has: Texts) -> dict[str, Any]:
+def definition(texts: Texts) -> dict[str, Any]:
     """Return a node's entry in nodeDefs.json; outputs go by their number."""
-    inputs = in_order(texts.inputs, node_has.inputs)
-    outputs = in_order(texts.outputs, node_has.outputs).values()
+    inputs = {key: asdict(item) for key, item in texts.inputs.items()}
+    outputs = {str(number): asdict(item) for number, item in enumerate(texts.outputs.values())}
     return {
         "display_name": texts.display_name,
         "description": texts.description,
-        "inputs": {
-            key: {"name": item.name, "tooltip": item.tooltip} for key, item in inputs.items()
-        },
-        "outputs": {
-            str(number): {"name": item.name, "tooltip": item.tooltip}
-            for number, item in enumerate(outputs)
-        },
+        "inputs": inputs,
+        "outputs": outputs,
     }
 
 
-def help_page(texts: Texts, node_has: Texts, language: Language) -> str:
+def help_page(texts: Texts, language: Language) -> str:
     """Return a node's help page."""
     parts = [
         texts.description,
         texts.more,
-        f"## {language.inputs}",
-        table(in_order(texts.inputs, node_has.inputs), language),
-        f"## {language.outputs}",
-        table(in_order(texts.outputs, node_has.outputs), language),
-        f"## {language.example}",
-        texts.example,
+        table(language.inputs, texts.inputs, language),
+        table(language.outputs, texts.outputs, language),
+        f"## {language.example}\n\n{texts.example}",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def table(entries: Mapping[str, Item], language: Language) -> str:
+def table(heading: str, entries: Mapping[str, Item], language: Language) -> str:
     """Return inputs or outputs as a table."""
-    if not entries:
-        return language.none
     rows = [
         f"| `{key}`{'' if item.name == key else f' {item.name}'} | {item.tooltip} |"
         for key, item in entries.items()
     ]
-    return "\n".join([language.columns, "|---|---|", *rows])
+    lines = [language.columns, "|---|---|", *rows] if rows else [language.none.format(heading)]
+    return "\n".join([f"## {heading}", "", *lines])
 
 
 def missing(node_id: str, node: Any, code: str) -> list[str]:
@@ -190,28 +177,23 @@ def missing(node_id: str, node: Any, code: str) -> list[str]:
     texts, node_has = texts_of(node, code), texts_of(node, "en")
     beside = text_file(node, code)
     source = Path(inspect.getfile(node)) if code == "en" else beside
-    wanted = [
-        ("name", texts.display_name, source),
-        ("description", texts.description, source),
-        *((what, text, source) for what, text in tooltips(texts.inputs, node_has.inputs)),
-        *((what, text, source) for what, text in tooltips(texts.outputs, node_has.outputs)),
-        ("example", texts.example, beside),
-    ]
-    unknown = [*(texts.inputs.keys() - node_has.inputs), *(texts.outputs.keys() - node_has.outputs)]
+    pairs = [("", texts.inputs, node_has.inputs), ("output ", texts.outputs, node_has.outputs)]
+    wanted = [("name", texts.display_name, source), ("description", texts.description, source)]
+    for kind, said, known in pairs:
+        wanted += [
+            (f"tooltip for {kind}{key}", said[key].tooltip if key in said else "", source)
+            for key in known
+        ]
+    wanted.append(("example", texts.example, beside))
+    unknown = [f"{kind}{key}" for kind, said, known in pairs for key in said if key not in known]
     return [
         f"{node_id}: no {LANGUAGES[code].name} {what}; write it in {place_of(path)}"
         for what, text, path in wanted
         if not text.strip()
     ] + [
-        f"{node_id}: {place_of(source)} explains {key}, which the node does not have"
-        for key in sorted(unknown)
+        f"{node_id}: {place_of(source)} explains {what}, which the node does not have"
+        for what in unknown
     ]
-
-
-def tooltips(said: Mapping[str, Item], node_has: Mapping[str, Item]) -> Iterator[tuple[str, str]]:
-    """Yield what each tooltip is called, and the tooltip."""
-    for key in node_has:
-        yield f"tooltip for {key}", said[key].tooltip if key in said else ""
 
 
 def place_of(path: Path) -> str:
@@ -227,9 +209,9 @@ def generated(nodes: Mapping[str, Any]) -> dict[str, str]:
         for node_id, node in nodes.items():
             if missing(node_id, node, code):
                 continue
-            texts, node_has = texts_of(node, code), texts_of(node, "en")
-            definitions[node_id] = definition(texts, node_has)
-            files[f"web/docs/{node_id}/{code}.md"] = help_page(texts, node_has, language)
+            texts = texts_of(node, code)
+            definitions[node_id] = definition(texts)
+            files[f"web/docs/{node_id}/{code}.md"] = help_page(texts, language)
         text = json.dumps(definitions, indent=2, ensure_ascii=False)
         files[f"locales/{code}/nodeDefs.json"] = f"{text}\n"
     return files

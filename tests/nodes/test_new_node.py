@@ -122,7 +122,7 @@ def test_the_new_node_runs(pack: Any) -> None:
 
 def test_every_text_that_the_new_node_lacks_is_named(folder: Path, pack: Any) -> None:
     lacking = ["name", "description", "tooltip for samples", "tooltip for times"]
-    lacking += ["tooltip for latent", "example"]
+    lacking += ["tooltip for output latent", "example"]
     faults = TEXTS.faults(folder, pack.NODE_CLASS_MAPPINGS)
     assert [one for one in faults if ID in one] == [
         f"{ID}: no English example; write it in {PLACE}.en.md",
