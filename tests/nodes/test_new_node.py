@@ -62,8 +62,8 @@ CHINESE = """# Latte \u91cd\u590d
 
 ## \u8f93\u5165
 
-- `samples` Latent\uff1a\u89c6\u9891\u7684 Latent\u3002
 - `times` \u6b21\u6570: \u91cd\u590d\u7684\u6b21\u6570\u3002
+- `samples` Latent\uff1a\u89c6\u9891\u7684 Latent\u3002
 
 ## \u8f93\u51fa
 
