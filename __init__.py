@@ -1,4 +1,4 @@
-"""Latte for ComfyUI: native models, fifteen nodes, and starters that run at once."""
+"""Latte for ComfyUI: native models, their nodes, and starters that run at once."""
 
 from __future__ import annotations
 

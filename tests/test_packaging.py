@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from latte_test_support import pack
-from latte_test_support.pack import ROOT, load_pack
+from latte_test_support.pack import ROOT, copy_pack, load_pack
 
 import latte_core
 
@@ -39,27 +38,8 @@ ARCHIVE_LIMIT = 25 * 2**20
 LARGE_FILE = 500_000
 IMPORT_LIMIT = 0.5  # seconds of processor time, on top of torch
 ODD_NAMES = ["my latte v1.0", "latt\u00e9 \u89c6\u9891"]
-NODE_IDS = {
-    "LatteModelLoader",
-    "LatteTextEncoderLoader",
-    "LatteVAELoader",
-    "LatteLoraLoader",
-    "LatteTextEncode",
-    "LatteClassLabel",
-    "LatteUnconditional",
-    "LatteEmptyLatent",
-    "LatteSampler",
-    "LatteScheduler",
-    "LatteNoise",
-    "LatteVAEDecode",
-    "LatteTrain",
-    "LatteTrainingStatus",
-    "LatteStopTraining",
-    "LatteAccelerate",
-    "LatteCompile",
-    "LatteCalibrate",
-    "LattePrecision",
-}
+NODES = json.loads((ROOT / "tests" / "data" / "nodes.json").read_text(encoding="utf-8"))
+NODE_IDS = set(NODES)
 
 # Imports the pack as ComfyUI does (by file, under its folder's path) in a process that is watched.
 PROBE = """
@@ -126,15 +106,6 @@ def probe(folder: Path, blocked: str = "") -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def copy_pack(target: Path) -> Path:
-    """Copy what is needed to import the pack."""
-    skip = shutil.ignore_patterns("__pycache__", "assets")
-    for name in ("latte_core", "nodes"):
-        shutil.copytree(ROOT / name, target / name, ignore=skip)
-    shutil.copy(ROOT / "__init__.py", target)
-    return target
-
-
 def test_requirements_are_the_allowed_names_without_versions() -> None:
     assert lines_of("requirements.txt") == ALLOWED
 
@@ -169,6 +140,12 @@ def test_archive_stays_under_the_registrys_patience() -> None:
     assert {"__init__.py", "nodes", "latte_core", "LICENSE", "README.md"} <= set(names)
 
 
+def test_texts_of_nodes_are_shipped_once() -> None:
+    names = {path.relative_to(ROOT).as_posix() for path in shipped_files()}
+    assert [name for name in names if name.startswith("nodes/") and name.endswith(".md")] == []
+    assert {"locales/zh/nodeDefs.json", "web/docs/LatteSampler/zh.md"} <= names
+
+
 def test_large_files_are_the_starters_and_pictures_alone() -> None:
     shelves = ("latte_core/assets/starter/", "latte_core/assets/class_starter/", "docs/images/")
     large = [path for path in pack.shipped_files() if path.stat().st_size > LARGE_FILE]
@@ -176,9 +153,10 @@ def test_large_files_are_the_starters_and_pictures_alone() -> None:
     assert [name for name in names if not name.startswith(shelves)] == []
 
 
-def test_node_mapping_is_a_literal_that_scanners_can_read() -> None:
+def test_each_node_is_one_line_that_scanners_can_read() -> None:
     text = (ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8")
-    assert {name for name in NODE_IDS if f'    "{name}": {name},\n' in text} == NODE_IDS
+    line = re.compile(r'^    "(\w+)": part\("\w+\.\w+"\)\.\1,$', re.MULTILINE)
+    assert line.findall(text) == list(NODES)
 
 
 def test_import_is_light_and_touches_nothing(tmp_path: Path) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from latte_test_support.pack import ROOT
+from latte_test_support.pack import ROOT, load_script
 
 from latte_core.cli.main import make_parser
 from latte_core.sampling import SAMPLER_NAMES
@@ -31,16 +29,6 @@ VENV_PYTHON = ".venv/bin/python -m "
 def text_of(name: str) -> str:
     """Read a page."""
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def make_pictures() -> ModuleType:
-    """Import the script that fills in pictures and scores."""
-    script = ROOT / "docs" / "make_pictures.py"
-    spec = importlib.util.spec_from_file_location("make_pictures", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def commands() -> dict[str, str]:
@@ -115,7 +103,7 @@ def test_starter_scores_are_those_of_their_cards(name: str) -> None:
         json.loads(text_of(f"latte_core/assets/{name}/card.json"))
         for name in ("starter", "class_starter")
     ]
-    filled = make_pictures().with_scores(text, *cards)
+    filled = load_script("make_pictures").with_scores(text, *cards)
     assert len(re.findall("<!-- score:", text)) == 16
     assert len(re.findall("<!-- class-score:", text)) == 3
     assert text == filled, "run: python -m docs.make_pictures"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from latte_test_support.pack import listed_nodes
 from latte_test_support.workflows import examples
 from PIL import Image
 
@@ -44,18 +44,6 @@ def load(name: str) -> dict[str, Any]:
 def real_nodes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the nodes that ComfyUI runs: all but the notes."""
     return [node for node in workflow["nodes"] if node["type"] != "MarkdownNote"]
-
-
-def our_node_ids() -> set[str]:
-    """Return the keys of NODE_CLASS_MAPPINGS, read without importing the nodes."""
-    tree = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
-    mapping = next(
-        statement.value
-        for statement in tree.body
-        if isinstance(statement, ast.Assign)
-        and getattr(statement.targets[0], "id", None) == "NODE_CLASS_MAPPINGS"
-    )
-    return set(key.value for key in mapping.keys)  # type: ignore[attr-defined]
 
 
 def rectangle(node: dict[str, Any]) -> tuple[float, float, float, float]:
@@ -128,7 +116,7 @@ def test_nodes_are_ours_or_recorded_ones_and_say_which_pack_they_come_from(name:
         assert node["type"] in RECORDED
         assert properties["Node name for S&R"] == node["type"]
         assert properties["cnr_id"] in PACKS and properties["ver"]
-        assert (properties["cnr_id"] == "latte-video") == (node["type"] in our_node_ids())
+        assert (properties["cnr_id"] == "latte-video") == (node["type"] in listed_nodes())
 
 
 @each_example

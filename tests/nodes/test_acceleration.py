@@ -22,7 +22,9 @@ def part(name: str) -> Any:
 
 def settings(**changes: Any) -> Any:
     """Return the settings that widgets stand for."""
-    return part("nodes.acceleration").settings_of(**{"mode": "balanced", **WIDGETS, **changes})
+    return part("nodes.acceleration.accelerate").settings_of(
+        **{"mode": "balanced", **WIDGETS, **changes}
+    )
 
 
 @pytest.mark.parametrize(("mode", "full"), [("quality", 31), ("balanced", 25), ("fast", 15)])

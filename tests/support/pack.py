@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib.util
 import shutil
@@ -29,6 +30,38 @@ def load_pack(name: str = NAME, root: Path = ROOT) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def listed_nodes(root: Path = ROOT) -> list[str]:
+    """Return the keys of NODE_CLASS_MAPPINGS as tools read them, without importing the nodes."""
+    tree = ast.parse((root / "nodes" / "__init__.py").read_text(encoding="utf-8"))
+    (mapping,) = [
+        statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        and ast.unparse(statement.targets[0]) == "NODE_CLASS_MAPPINGS"
+    ]
+    assert isinstance(mapping, ast.Dict)
+    return [ast.literal_eval(key) for key in mapping.keys if key is not None]
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a script of docs/, which is no package of the tests."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def copy_pack(target: Path) -> Path:
+    """Copy what is needed to import the pack."""
+    skip = shutil.ignore_patterns("__pycache__", "assets")
+    for name in ("latte_core", "nodes"):
+        shutil.copytree(ROOT / name, target / name, ignore=skip)
+    shutil.copy(ROOT / "__init__.py", target)
+    return target
 
 
 def tracked_files() -> list[str]:

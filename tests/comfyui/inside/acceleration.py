@@ -100,7 +100,7 @@ def core_sample(
 
 
 def check_cached_run_equals_latte_core(stage: Stage) -> dict[str, float]:
-    settings_of = stage.part("nodes.acceleration").settings_of
+    settings_of = stage.part("nodes.acceleration.accelerate").settings_of
     errors: dict[str, float] = {}
     for given in POLICIES:
         widgets = {"policy": "auto", "threshold": 0.0, "forecast": "auto", "schedule": "auto"}

@@ -60,7 +60,7 @@ def rows(calls: list[list[int]], kind: int) -> int:
 
 
 def check_guidance_cache_equals_latte_core(stage: Stage) -> dict[str, float]:
-    settings_of = stage.part("nodes.acceleration").settings_of
+    settings_of = stage.part("nodes.acceleration.accelerate").settings_of
     errors: dict[str, float] = {}
     run = {"steps": STEPS, "cfg": 7.5, "seed": 3, "latent_image": stage.latent(frames=6)}
     plain = relative(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.acceleration.forecast import MAX_ORDER
-from ..latte_core.checks import check_integer, check_seed
-from .host.base import paths
-from .host.base.sockets import (
+from ...latte_core.acceleration.forecast import MAX_ORDER
+from ...latte_core.checks import check_integer, check_seed
+from ..host.base import paths
+from ..host.base.sockets import (
     check_conditioning,
     check_guidance,
     check_latent,
@@ -16,7 +16,7 @@ from .host.base.sockets import (
     check_number,
     config_of,
 )
-from .samplers import MAX_STEPS, seed_input
+from ..widgets import MAX_STEPS, seed_input
 
 NODE = "Latte Calibrate"
 LEAST_STEPS = 4
@@ -26,6 +26,7 @@ MAX_SKIP = 100
 class LatteCalibrate:
     """Measures gaps and writes cache schedules."""
 
+    DISPLAY_NAME = "Latte Calibrate"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Find out which steps of this model can be skipped at the least cost, and write them into "
@@ -102,7 +103,7 @@ class LatteCalibrate:
         samples = check_latent(latent_image, "latent_image", NODE)
         check_latent_size(samples, "latent_image", config_of(model), NODE)
         path = paths.new_schedule(file_name)
-        from .host.run.calibration import CalibrationSettings, calibrate
+        from ..host.run.calibration import CalibrationSettings, calibrate
 
         settings = CalibrationSettings(
             seed=seed, steps=steps, cfg=cfg, max_skip=max_skip, forecast=forecast, path=path

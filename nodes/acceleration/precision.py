@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.precision.names import PRECISIONS
-from .host.base.sockets import check_choice, check_model
+from ...latte_core.precision.names import PRECISIONS
+from ..host.base.sockets import check_choice, check_model
 
 OFF = "off"
 CHOICES = [*PRECISIONS, OFF]
@@ -14,6 +14,7 @@ CHOICES = [*PRECISIONS, OFF]
 class LattePrecision:
     """Less exact arithmetic for every sampler."""
 
+    DISPLAY_NAME = "Latte Precision"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Compute less exactly: attention and feed-forward layers in eight bits (fp8 or int8), or "
@@ -50,6 +51,6 @@ class LattePrecision:
         """Check everything at the border, then make or patch a model."""
         check_model(model, "Latte Precision")
         check_choice("precision", precision, CHOICES)
-        from .host.run.precision import with_precision
+        from ..host.run.precision import with_precision
 
         return (with_precision(model, None if precision == OFF else precision),)

@@ -1,11 +1,11 @@
-"""Sampling nodes: Latte Sampler, and its noise and sigmas for SamplerCustomAdvanced."""
+"""Latte Sampler: the authors' DDIM and DDPM, with what they need."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.checks import MAX_SEED, check_integer, check_seed
-from .host.base.sockets import (
+from ...latte_core.checks import check_integer, check_seed
+from ..host.base.sockets import (
     check_choice,
     check_conditioning,
     check_guidance,
@@ -15,45 +15,9 @@ from .host.base.sockets import (
     check_number,
     config_of,
 )
+from ..widgets import MAX_STEPS, NOISE_ORDERS, run_length, seed_input, share
 
-MAX_STEPS = 1000
-NOISE_ORDERS = ["comfyui", "reference"]
 METHODS = ["ddim", "ddpm"]
-
-
-def seed_input(name: str) -> dict[str, Any]:
-    """Describe a seed widget."""
-    options = {
-        "default": 0,
-        "min": 0,
-        "max": MAX_SEED,
-        "control_after_generate": True,
-        "tooltip": "The same seed gives the same noise, the same as KSampler draws.",
-    }
-    return {name: ("INT", options)}
-
-
-def run_length() -> dict[str, Any]:
-    """Describe the steps widget."""
-    options = {
-        "default": 50,
-        "min": 1,
-        "max": MAX_STEPS,
-        "tooltip": "Sampling steps. 50 is the authors' choice; 20 to 30 are often enough.",
-    }
-    return {"steps": ("INT", options)}
-
-
-def share() -> dict[str, Any]:
-    """Describe the denoise widget."""
-    options = {
-        "default": 1.0,
-        "min": 0.01,
-        "max": 1.0,
-        "step": 0.01,
-        "tooltip": "1 makes a new video; less keeps more of the latents that come in.",
-    }
-    return {"denoise": ("FLOAT", options)}
 
 
 def further_choices() -> dict[str, Any]:
@@ -91,6 +55,7 @@ def further_choices() -> dict[str, Any]:
 class LatteSampler:
     """The authors' DDIM and DDPM in one node."""
 
+    DISPLAY_NAME = "Latte Sampler"
     CATEGORY = "Latte/sampling"
     DESCRIPTION = (
         "Make a video with Latte's own DDIM or DDPM, step by step the same as the authors' "
@@ -185,7 +150,7 @@ class LatteSampler:
         check_guidance(cfg, config_of(model), node)
         samples = check_latent(latent_image, "latent_image", node)
         check_latent_size(samples, "latent_image", config_of(model), node)
-        from .host.run.sampling import RunSettings, run_sampler
+        from ..host.run.sampling import RunSettings, run_sampler
 
         settings = RunSettings(
             seed=seed,
@@ -199,67 +164,3 @@ class LatteSampler:
             temporal_attention=temporal_attention,
         )
         return (run_sampler(model, positive, negative, latent_image, samples, settings),)
-
-
-class LatteScheduler:
-    """The noise levels of the authors' samplers."""
-
-    CATEGORY = "Latte/sampling"
-    DESCRIPTION = (
-        "Latte's own noise levels for SamplerCustomAdvanced; no stock scheduler gives them. For 50 "
-        "steps: 980, 960, ... 0 with text-to-video models, 999, 979, ... 20, 0 with "
-        "class-conditional and unconditional ones."
-    )
-    SEARCH_ALIASES = ["latte sigmas", "ddim schedule", "leading", "scheduler", "basic scheduler"]
-    FUNCTION = "make"
-    RETURN_TYPES = ("SIGMAS",)
-    RETURN_NAMES = ("sigmas",)
-    OUTPUT_TOOLTIPS = ("Noise levels, high to low, for SamplerCustomAdvanced.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Describe the inputs."""
-        model = {"model": ("MODEL", {"tooltip": "A Latte model; its noise schedule is used."})}
-        return {"required": {**model, **run_length(), **share()}}
-
-    def make(self, model: Any, steps: int, denoise: float) -> tuple[Any]:
-        """Return (steps + 1,) sigmas that end in 0."""
-        check_model(model, "Latte Scheduler")
-        check_integer("steps", steps, 1, MAX_STEPS)
-        denoise = check_number("denoise", denoise, 0.01, 1.0)
-        from .host.run.sampling import latte_sigmas
-
-        return (latte_sigmas(model, steps, denoise),)
-
-
-class LatteNoise:
-    """Start noise with a choice of drawing order."""
-
-    CATEGORY = "Latte/sampling"
-    DESCRIPTION = (
-        "Start noise for SamplerCustomAdvanced: in KSampler's order, or in the order of the "
-        "authors' pipeline, to compare seeds with it."
-    )
-    SEARCH_ALIASES = ["latte seed", "random noise", "noise order", "reference noise"]
-    FUNCTION = "make"
-    RETURN_TYPES = ("NOISE",)
-    RETURN_NAMES = ("noise",)
-    OUTPUT_TOOLTIPS = ("A noise source for SamplerCustomAdvanced.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Describe the inputs."""
-        order = {
-            "default": "comfyui",
-            "tooltip": "comfyui: what KSampler draws for this seed. reference: what the authors' "
-            "pipeline draws.",
-        }
-        return {"required": {**seed_input("noise_seed"), "noise_order": (NOISE_ORDERS, order)}}
-
-    def make(self, noise_seed: int, noise_order: str) -> tuple[Any]:
-        """Return a noise source."""
-        check_seed(noise_seed)
-        check_choice("noise_order", noise_order, NOISE_ORDERS)
-        from .host.run.sampling import LatteNoiseSource
-
-        return (LatteNoiseSource(noise_seed, noise_order),)

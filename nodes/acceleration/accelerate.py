@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.acceleration.guidance_cache import GuidancePlan
-from ..latte_core.acceleration.schedule_file import ScheduleFile
-from ..latte_core.acceleration.settings import (
+from ...latte_core.acceleration.guidance_cache import GuidancePlan
+from ...latte_core.acceleration.schedule_file import ScheduleFile
+from ...latte_core.acceleration.settings import (
     DIAL,
     FIRST_BLOCK,
     NONE,
@@ -16,9 +16,9 @@ from ..latte_core.acceleration.settings import (
     CacheSettings,
     with_options,
 )
-from ..latte_core.errors import IncompatibleInputsError
-from .host.base import paths
-from .host.base.sockets import check_choice, check_model, check_number
+from ...latte_core.errors import IncompatibleInputsError
+from ..host.base import paths
+from ..host.base.sockets import check_choice, check_model, check_number
 
 OFF = "off"
 AUTO = "auto"
@@ -31,6 +31,7 @@ MAX_THRESHOLD = 10.0
 class LatteAccelerate:
     """Step caching for every sampler."""
 
+    DISPLAY_NAME = "Latte Accelerate"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Make videos faster by computing fewer of a run's steps in full: the others use again what "
@@ -81,7 +82,7 @@ class LatteAccelerate:
         """Check everything at the border, then patch a copy of the model."""
         check_model(model, "Latte Accelerate")
         settings = settings_of(mode, policy, threshold, forecast, schedule, guidance_cache)
-        from .host.run.acceleration import accelerate
+        from ..host.run.acceleration import accelerate
 
         return (accelerate(model, settings),)
 

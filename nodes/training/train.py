@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from .host.base import paths
-from .host.training.folders import DEFAULT_RUN, data_names
-from .host.training.settings import (
+from ..host.base import paths
+from ..host.training.folders import DEFAULT_RUN, data_names
+from ..host.training.settings import (
     MAX_BATCH,
     MAX_FRAMES,
     MAX_INTERVAL,
@@ -23,6 +23,7 @@ from .host.training.settings import (
 class LatteTrain:
     """Starts a training and returns at once."""
 
+    DISPLAY_NAME = "Latte Train"
     CATEGORY = "Latte/training"
     DESCRIPTION = (
         "Teach a Latte from your own videos: a LoRA that changes how things move or look, or all "
@@ -101,7 +102,7 @@ class LatteTrain:
             sample_prompts=sample_prompts,
             checkpoint_activations=checkpoint_activations,
         )
-        from .host.training.run import start
+        from ..host.training.run import start
 
         return (start(settings),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .host.base.sockets import check_choice, check_model
+from ..host.base.sockets import check_choice, check_model
 
 OFF, DEFAULT, AUTOTUNE = "off", "default", "autotune"
 MODES = [DEFAULT, AUTOTUNE, OFF]
@@ -13,6 +13,7 @@ MODES = [DEFAULT, AUTOTUNE, OFF]
 class LatteCompile:
     """torch.compile for the blocks of a Latte."""
 
+    DISPLAY_NAME = "Latte Compile"
     CATEGORY = "Latte/acceleration"
     DESCRIPTION = (
         "Make every step faster without changing the video: the model's blocks are compiled with "
@@ -44,7 +45,7 @@ class LatteCompile:
         """Check everything at the border, then patch a copy of the model."""
         check_model(model, "Latte Compile")
         check_choice("mode", mode, MODES)
-        from .host.run.compile import compile_blocks
+        from ..host.run.compile import compile_blocks
 
         is_on = mode != OFF
         return (compile_blocks(model, autotune=mode == AUTOTUNE, is_on=is_on),)

@@ -1,0 +1,1 @@
+"""Nodes that make runs faster, or smaller in memory."""

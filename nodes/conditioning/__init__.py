@@ -1,0 +1,1 @@
+"""Nodes that say what a video is to show."""

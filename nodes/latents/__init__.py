@@ -1,0 +1,1 @@
+"""Nodes for latents in and frames out."""

@@ -1,0 +1,1 @@
+"""Nodes that open models, encoders, VAEs and LoRAs."""

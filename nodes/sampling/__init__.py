@@ -1,0 +1,1 @@
+"""Nodes that sample, or give stock samplers what Latte needs."""

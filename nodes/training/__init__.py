@@ -1,0 +1,1 @@
+"""Nodes that start a training, watch it and end it."""
