@@ -63,7 +63,11 @@ FLOORS: Floors = {
     "latte_core/model": ((FILES,), ("t2v", "latte"), ("weights",)),
     "latte_core/pipelines": ((FILES,), ("text", "classes"), ("calibration",)),
     "latte_core/data": (("sets",), (FILES,)),
-    "nodes": (("host",), (FILES,)),
+    "nodes": (
+        ("host",),
+        (FILES,),
+        ("acceleration", "conditioning", "latents", "loaders", "sampling", "training"),
+    ),
     "nodes/host": (("base",), ("text", "vae"), ("model",), ("run",), ("training",)),
     "benchmarks": (("measuring",), ("ways",), ("gpu_sections",), (FILES,)),
     "tests/support": (("tiny",), (FILES,), ("comfy", "kernels", "workflows")),

@@ -141,7 +141,7 @@ def test_archive_stays_under_the_registrys_patience() -> None:
 
 
 def test_texts_of_nodes_are_shipped_once() -> None:
-    names = {path.relative_to(ROOT).as_posix() for path in shipped_files()}
+    names = {path.relative_to(ROOT).as_posix() for path in pack.shipped_files()}
     assert [name for name in names if name.startswith("nodes/") and name.endswith(".md")] == []
     assert {"locales/zh/nodeDefs.json", "web/docs/LatteSampler/zh.md"} <= names
 

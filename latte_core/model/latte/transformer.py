@@ -63,7 +63,7 @@ class Latte(VideoTransformer[LatteConfig]):
     are tokens among the others.
 
     Of the namespace that makes its layers it uses Linear, Embedding, Conv2d and Conv3d. Initial
-    weights (latte.md 2.7) make an output that is exactly 0.
+    weights (docs/model.md 2.7) make an output that is exactly 0.
     """
 
     config_type = LatteConfig
