@@ -6,10 +6,13 @@ Each test walks all files and lists every line that breaks its rule.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from latte_test_support.house import (
@@ -77,6 +80,10 @@ HOUSES = {  # folder -> the name by which its files are imported, besides relati
     "tests/comfyui/inside": "",
     "tests/fake_cuda/tool": "latte_fake_cuda",
 }
+PAGE = ROOT / "docs" / "architecture.md"
+PATH_ENDS = (".py", ".json", ".md")
+SVG = "http://www.w3.org/2000/svg"
+PICTURED = {FILES: "files"}  # what the picture calls them
 MOST_FILES = 24  # in a folder: more is a list that nobody reads
 MOST_ALIKE = 3  # files of a folder that share a first word: more want a folder of that name
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
@@ -139,6 +146,14 @@ def require_none(broken: list[str]) -> None:
     assert not broken, "\n" + "\n".join(broken)
 
 
+def drawn_in(folder: str) -> dict[str, tuple[float, float]]:
+    """Return where the picture has the names of a folder's rooms, from its top left corner."""
+    picture = ElementTree.parse(PAGE.with_suffix(".svg"))
+    (group,) = picture.iterfind(f".//svg:g[@id='{folder}']", {"svg": SVG})
+    texts = group.iterfind("svg:text", {"svg": SVG})
+    return {one.text or "": (float(one.attrib["x"]), float(one.attrib["y"])) for one in texts}
+
+
 def build(root: Path, files: dict[str, str]) -> list[Arrow]:
     """Write a made-up tree into `root/house` and return its arrows."""
     for name, text in files.items():
@@ -178,6 +193,34 @@ def test_no_folder_holds_more_files_than_a_reader_takes_in() -> None:
 
 def test_no_first_word_does_the_work_of_a_folder() -> None:
     require_none(alike(tracked_files(), MOST_ALIKE))
+
+
+def test_every_path_of_the_page_exists() -> None:
+    words = re.findall(r"`([^`\s]+)`", PAGE.read_text(encoding="utf-8"))
+    paths = [word for word in words if "/" in word or word.endswith(PATH_ENDS)]
+    assert len(paths) > 50
+    places = (ROOT, ROOT / "latte_core")
+    require_none([one for one in paths if not any((place / one).exists() for place in places)])
+
+
+def test_page_has_a_section_for_everything_that_is_added_often() -> None:
+    titles = re.findall(r"^## Add an? (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles == ["sampler", "cache", "node", "format", "model"]
+
+
+@pytest.mark.parametrize("folder", [one for one in FLOORS if one.startswith("latte_core/")])
+def test_picture_shows_the_rooms_of_a_room_from_left_to_right(folder: str) -> None:
+    places = drawn_in(folder)
+    rows = [{places[PICTURED.get(name, name)][0] for name in row} for row in FLOORS[folder]]
+    assert all(max(low) < min(high) for low, high in pairwise(rows))
+
+
+@pytest.mark.parametrize("folder", ["latte_core", "nodes/host"])
+def test_picture_shows_the_floors_one_above_the_other(folder: str) -> None:
+    places = drawn_in(folder)
+    rows = [{places[name][1] for name in row} for row in FLOORS[folder]]
+    assert all(len(heights) == 1 for heights in rows)  # side by side
+    assert all(min(low) > max(high) for low, high in pairwise(rows))
 
 
 HIGH = "house/high/b.py"
