@@ -6,10 +6,13 @@ Each test walks all files and lists every line that breaks its rule.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from latte_test_support.house import (
@@ -81,6 +84,10 @@ HOUSES = {  # folder -> the name by which its files are imported, besides relati
     "tests/comfyui/inside": "",
     "tests/fake_cuda/tool": "latte_fake_cuda",
 }
+PAGE = ROOT / "docs" / "architecture.md"
+PATH_ENDS = (".py", ".json", ".md")
+SVG = "http://www.w3.org/2000/svg"
+PICTURED = {FILES: "files"}  # what the picture calls them
 MOST_FILES = 24  # in a folder: more is a list that nobody reads
 MOST_ALIKE = 3  # files of a folder that share a first word: more want a folder of that name
 HOST_MODULES = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "latent_preview", "execution",
@@ -143,13 +150,12 @@ def require_none(broken: list[str]) -> None:
     assert not broken, "\n" + "\n".join(broken)
 
 
-def build(root: Path, files: dict[str, str]) -> list[Arrow]:
-    """Write a made-up tree into `root/house` and return its arrows."""
-    for name, text in files.items():
-        path = root / "house" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return arrows_in("house", "house", root)
+def drawn_in(folder: str) -> dict[str, tuple[float, float]]:
+    """Return where the picture has the names of a folder's rooms, from its top left corner."""
+    picture = ElementTree.parse(PAGE.with_suffix(".svg"))
+    (group,) = picture.iterfind(f".//svg:g[@id='{folder}']", {"svg": SVG})
+    texts = group.iterfind("svg:text", {"svg": SVG})
+    return {one.text or "": (float(one.attrib["x"]), float(one.attrib["y"])) for one in texts}
 
 
 def test_every_room_and_loose_file_stands_on_a_floor() -> None:
@@ -184,106 +190,32 @@ def test_no_first_word_does_the_work_of_a_folder() -> None:
     require_none(alike(tracked_files(), MOST_ALIKE))
 
 
-HIGH = "house/high/b.py"
-LOW = "house/low/a.py"
-MADE_UP: Floors = {"house": (("single", "pair"), ("low", "lower"), (FILES, "high"))}
+def test_every_path_of_the_page_exists() -> None:
+    words = re.findall(r"`([^`\s]+)`", PAGE.read_text(encoding="utf-8"))
+    paths = [word for word in words if "/" in word or word.endswith(PATH_ENDS)]
+    assert len(paths) > 50
+    places = (ROOT, ROOT / "latte_core")
+    require_none([one for one in paths if not any((place / one).exists() for place in places)])
 
 
-@pytest.mark.parametrize(
-    ("importer", "imported", "expected"),
-    [
-        pytest.param(HIGH, LOW, True, id="a room, a lower one"),
-        pytest.param(LOW, HIGH, False, id="a room, a higher one"),
-        pytest.param(LOW, "house/lower/a.py", False, id="a room, its neighbour"),
-        pytest.param(LOW, "house/low/deep/b.py", True, id="within a room without floors"),
-        pytest.param(LOW, "house/single.py", True, id="a room, a file below it"),
-        pytest.param("house/single.py", LOW, False, id="a file, a room above it"),
-        pytest.param("house/single.py", "house/pair.py", True, id="a file, its neighbour"),
-        pytest.param("house/loose.py", LOW, True, id="an unnamed file, a room below it"),
-        pytest.param("house/loose.py", "house/other.py", True, id="two unnamed files"),
-        pytest.param("house/loose.py", HIGH, False, id="an unnamed file, a room beside it"),
-        pytest.param(HIGH, "house/__init__.py", False, id="a room, the face above it"),
-        pytest.param("house/__init__.py", HIGH, True, id="a face, what is in its folder"),
-        pytest.param(HIGH, "house/low/__init__.py", True, id="a room, the face of a lower one"),
-    ],
-)
-def test_the_floors_are_read_as_they_are_meant(
-    importer: str, imported: str, expected: bool
-) -> None:
-    assert goes_down(Arrow(importer, imported, 1), MADE_UP) is expected
+def test_page_has_a_section_for_everything_that_is_added_often() -> None:
+    titles = re.findall(r"^## Add an? (\w+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert titles == ["sampler", "cache", "node", "format", "model"]
 
 
-@pytest.mark.parametrize(
-    "reach",
-    [
-        pytest.param("from .a import A", id="by its name"),
-        pytest.param("from . import a", id="from the package"),
-        pytest.param("import house.a", id="by its whole name"),
-        pytest.param("def f():\n    from house.a import A", id="inside a function"),
-        pytest.param(
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import A",
-            id="for types alone",
-        ),
-    ],
-)
-def test_a_circle_of_files_is_seen_however_they_import(tmp_path: Path, reach: str) -> None:
-    arrows = build(tmp_path, {"__init__.py": "", "a.py": "from .b import B", "b.py": reach})
-    found = circle_of((one.importer, one.imported) for one in arrows)
-    assert sorted(found[1:]) == ["house/a.py", "house/b.py"]
-    assert found[0] == found[-1]
+@pytest.mark.parametrize("folder", [one for one in FLOORS if one.startswith("latte_core/")])
+def test_picture_shows_the_rooms_of_a_room_from_left_to_right(folder: str) -> None:
+    places = drawn_in(folder)
+    rows = [{places[PICTURED.get(name, name)][0] for name in row} for row in FLOORS[folder]]
+    assert all(max(low) < min(high) for low, high in pairwise(rows))
 
 
-def test_a_circle_of_rooms_is_seen_though_no_files_make_one(tmp_path: Path) -> None:
-    files = {"one/a.py": "from ..two import b", "two/b.py": "", "one/c.py": ""}
-    arrows = build(tmp_path, {**files, "two/d.py": "from ..one.c import C"})
-    assert not circle_of((one.importer, one.imported) for one in arrows)
-    rooms = [(room_of(one.importer, {}), room_of(one.imported, {})) for one in arrows]
-    assert set(circle_of(rooms)) == {"house/one", "house/two"}
-    both = [(room_of(one.importer, {}, ["house"]), "house") for one in arrows]
-    assert not circle_of(both)
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["house/low/a.py", "house/high/b.py"], []),
-        (["house/low/a.py"], ["house/high is not there"]),
-        (["house/low/a.py", "house/high/b.py", "house/new/c.py"], ["house/new stands on no floor"]),
-        (["house/low/a.py", "house/high/b.py", "house/d.py"], ["house/d stands on no floor"]),
-        (["house/low/deep/a.py", "house/high/b.py"], ["house/low has rooms, but no floors"]),
-    ],
-)
-def test_what_has_no_place_is_named(files: list[str], expected: list[str]) -> None:
-    assert misplaced(files, {"house": (("low",), ("high",))}) == expected
-
-
-@pytest.mark.parametrize(
-    ("names", "most", "expected"),
-    [
-        (["a.py", "b.json"], 2, []),
-        (["a.py", "b.json", "c.py"], 2, ["house: 3 files"]),
-        (["a.txt", "b.txt", "c.txt"], 2, []),  # a folder without code is a shelf
-    ],
-)
-def test_a_folder_that_is_too_full_is_named(
-    names: list[str], most: int, expected: list[str]
-) -> None:
-    assert overfull([f"house/{name}" for name in names], most) == expected
-
-
-@pytest.mark.parametrize(
-    ("names", "is_too_many"),
-    [
-        (["sample.py", "sample_run.py", "sample_text.py"], False),
-        (["sample.py", "sample_run.py", "sample_text.py", "samples.py"], True),
-        (["test_sample.py", "sample_run.py", "sample_text.py", "test_sample_class.py"], True),
-        (["sample.py", "sampler.py", "sampling.py", "sample_run.py"], False),
-        (["sample.json", "sample_run.py", "sample_text.py", "sample_class.py"], False),
-    ],
-)
-def test_a_first_word_that_four_files_share_is_named(names: list[str], is_too_many: bool) -> None:
-    found = alike([f"house/{name}" for name in names], 3)
-    assert found == ([f"house: {', '.join(sorted(names))}"] if is_too_many else [])
+@pytest.mark.parametrize("folder", ["latte_core", "nodes/host"])
+def test_picture_shows_the_floors_one_above_the_other(folder: str) -> None:
+    places = drawn_in(folder)
+    rows = [{places[name][1] for name in row} for row in FLOORS[folder]]
+    assert all(len(heights) == 1 for heights in rows)  # side by side
+    assert all(min(low) > max(high) for low, high in pairwise(rows))
 
 
 def test_core_knows_nothing_of_comfyui() -> None:

@@ -15,6 +15,7 @@ from latte_test_support.pack import ROOT, load_script
 
 from latte_core.cli.main import make_parser
 from latte_core.sampling import SAMPLER_NAMES
+from latte_core.video import load_formats
 
 READMES = ["README.md", "README.zh.md"]
 GUIDES = ["docs/training.md", "docs/evaluation.md"]
@@ -81,6 +82,12 @@ def test_python_example_compiles_and_samplers_are_all_named(name: str) -> None:
     examples = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
     assert len(examples) == 2 and all(ast.parse(example).body for example in examples)
     assert [one for one in SAMPLER_NAMES if f"`{one}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_every_format_of_videos_is_named(name: str) -> None:
+    words = set(re.findall(r"[a-z0-9]+", text_of(name)))
+    assert load_formats().keys() - words == set()
 
 
 @pytest.mark.parametrize("name", PAGES)
