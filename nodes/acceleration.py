@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..latte_core.acceleration.guidance_cache import GuidancePlan
+from ..latte_core.acceleration.plans import GuidancePlan
 from ..latte_core.acceleration.schedule_file import ScheduleFile
 from ..latte_core.acceleration.settings import (
     DIAL,

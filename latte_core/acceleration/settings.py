@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import InvalidInputError
-from .guidance_cache import GuidancePlan
-from .pab import Broadcast
+from .plans import Broadcast, GuidancePlan
 from .policies import FirstBlock, Policy, TeaCache, hand_schedule
 from .schedule_file import ScheduleFile
 
