@@ -49,8 +49,13 @@ class AttentionBroadcast:
         *,
         timestep: float,
         ids: Sequence[Hashable] = ALL_ROWS,
+        watched: int = 0,
+        others: Sequence[Hashable] = (),
     ) -> BlockHooks:
-        """Return the hooks of one model call, which is taken to be made."""
+        """Return the hooks of one model call, which is taken to be made.
+
+        No rows decide and no later call is waited for: `watched` and `others` change nothing.
+        """
         names = tuple(ids)
         if self._clock.enter(timestep, names):
             self.tally.full_steps += 1

@@ -41,6 +41,22 @@ class Broadcast:
                 "be the lower one, as in (100, 800)."
             )
 
+    @classmethod
+    def read(cls, text: str) -> Broadcast:
+        """Read spatial/temporal/cross, as in 2/3/6.
+
+        Raises:
+            InvalidInputError: for anything else.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            raise InvalidInputError(
+                f"pab:{text} cannot be read. Write every how many steps spatial, temporal and "
+                "cross attention are computed, as in pab:2/3/6."
+            )
+        spatial, temporal, cross = map(int, parts)
+        return cls(spatial=spatial, temporal=temporal, cross=cross)
+
     def computes(self, kind: str, index: int, timestep: float) -> bool:
         """Whether a kind of attention is computed at a step of the run, counted from 0."""
         every: int = getattr(self, kind)
