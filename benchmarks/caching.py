@@ -38,6 +38,11 @@ CALIBRATION_PROMPTS = 4
 HAND, CALIBRATED, TEACACHE = "static, by hand", "static, calibrated", "TeaCache"
 FIRST_BLOCK, BROADCAST, GUIDANCE = "first-block", "PAB", "calibrated + guidance"
 SPEED_UPS = (1.25, 1.6, 2.0, 2.5, 3.3)
+PUBLISHED = (  # they repeat the last residual, as published
+    (TEACACHE, "teacache", ("0.1", "0.15", "0.2", "0.25")),
+    (FIRST_BLOCK, "first-block", ("0.05", "0.1", "0.2")),
+    (BROADCAST, "pab", ("2/3/6", "3/4/7", "4/6/9")),
+)
 TARGETS = ((1.6, 30.0), (2.0, 26.0), (3.3, 20.0))  # times fewer full steps, PSNR in dB
 PAPER, INK, GRID = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 COLORS = {
@@ -90,8 +95,7 @@ def split_prompts(count: int, seed: int) -> tuple[list[tuple[str, ...]], list[tu
 def cases_for(schedules: Any) -> list[Case]:
     """Return every cache that is measured."""
     settings = import_core("acceleration.settings")
-    guidance = import_core("acceleration.guidance_cache").GuidancePlan()
-    broadcast, make = import_core("acceleration.pab").Broadcast, settings.CacheSettings
+    guidance, make = import_core("acceleration.plans").GuidancePlan(), settings.CacheSettings
     cases: list[Case] = []
     for speed_up in SPEED_UPS:
         calibrated = {"schedules": schedules, "speed_up": speed_up}
@@ -100,16 +104,10 @@ def cases_for(schedules: Any) -> list[Case]:
             Case(HAND, f"{speed_up:g}", make(schedules=by_hand(schedules, speed_up))),
             Case(GUIDANCE, f"{speed_up:g}", make(**calibrated, guidance=guidance)),
         ]
-    for threshold in (0.1, 0.15, 0.2, 0.25):  # repeats the last residual, as published
-        tea = make(policy=settings.TEACACHE, threshold=threshold, forecast=0)
-        cases.append(Case(TEACACHE, f"{threshold:g}", tea))
-    for threshold in (0.05, 0.1, 0.2):
-        first = make(policy=settings.FIRST_BLOCK, threshold=threshold, forecast=0)
-        cases.append(Case(FIRST_BLOCK, f"{threshold:g}", first))
-    for spatial, temporal, cross in ((2, 3, 6), (3, 4, 7), (4, 6, 9)):
-        plan = broadcast(spatial=spatial, temporal=temporal, cross=cross)
-        pab = make(policy=settings.PAB, broadcast=plan)
-        cases.append(Case(BROADCAST, f"{spatial}/{temporal}/{cross}", pab))
+    for kind, name, values in PUBLISHED:
+        for value in values:
+            cache = replace(settings.parse_cache(f"{name}:{value}"), forecast=0)
+            cases.append(Case(kind, value, cache))
     return cases
 
 

@@ -366,7 +366,7 @@ def test_result_has_frames_and_latents_for_one_prompt_and_for_several(tmp_path: 
     assert latents.frames is None and torch.equal(latents.latents, one.latents)
 
 
-@pytest.mark.parametrize("name", ["memory", "sampling", "video"])
+@pytest.mark.parametrize("name", ["acceleration", "memory", "sampling", "video"])
 def test_packages_list_the_public_names_that_are_imported_when_asked_for(name: str) -> None:
     package = import_module(f"latte_core.{name}")
     assert set(dir(package)) >= set(package.__all__)

@@ -21,7 +21,7 @@ from gpu_sections.session import Found, Session
 
 COPIED_BYTES = 2**30
 WAIT_STEPS = 4
-CACHES = ("none", "balanced", "teacache", "first-block", "pab")
+UNCACHED = "none"
 STREAMING = ("24", "4")  # presets whose transformer stays, and streams
 SYNC = re.compile("synchroniz", re.IGNORECASE)
 
@@ -37,8 +37,8 @@ def run(session: Session, found: Found) -> None:
     waits: Found = {}
     kept: Found = {}
     found |= {"waits": waits, "kept_by_caches": kept}
-    for cache in CACHES:
-        chosen = None if cache == "none" else cache
+    for cache in (UNCACHED, "balanced", *import_core("acceleration.help").offered()):
+        chosen = None if cache == UNCACHED else cache
         session.attempt(
             waits, cache, lambda chosen=chosen: count_waits(session, runs, pipeline, chosen)
         )

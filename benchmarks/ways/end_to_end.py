@@ -278,7 +278,7 @@ class Ours:
         fused, small = self._own(), self.quantised("int8")
         import_core("model.weights.fused_qkv").fuse_qkv(fused.parts.transformer)
         settings = import_core("acceleration.settings")
-        halves = import_core("acceleration.guidance_cache").GuidancePlan()
+        halves = import_core("acceleration.plans").GuidancePlan()
         schedules = self.plain.parts.cache_schedules("ddim", steps)
         caches = {
             speed_up: settings.CacheSettings(schedules=schedules, speed_up=speed_up)

@@ -9,50 +9,16 @@ linear, so the two parts are kept as latents and no transform is needed to rebui
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import check_integer
 from ..errors import InvalidInputError
 from ..types import LATENT_CHANNELS
-from .policies import MAX_STEPS
+from .plans import GuidancePlan
 
 RADIUS_DIVISOR = 5  # low frequencies: a disc of min(h, w) // 5 around the mean
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GuidancePlan:
-    """When a half is left out, and how its difference is weighted; the defaults are for Latte.
-
-    Args:
-        start: share of the steps after which halves may be left out.
-        period: steps from one that computes both halves to the next.
-        low_gain: weight of low frequencies until `switch`.
-        high_gain: weight of high frequencies from `switch` on.
-        switch: share of the steps at which the weight goes from low to high frequencies.
-
-    Raises:
-        InvalidInputError: for a share outside 0 .. 1, or a period below 1.
-    """
-
-    start: float = 0.34
-    period: int = 5
-    low_gain: float = 1.2
-    high_gain: float = 1.2
-    switch: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_integer("period", self.period, 1, MAX_STEPS)
-        for name in ("start", "switch"):
-            share: float = getattr(self, name)
-            if not 0 <= share <= 1:
-                raise InvalidInputError(
-                    f"{name} of the guidance cache is {share!r}, but it is a share of the steps "
-                    "and must lie between 0 and 1."
-                )
 
 
 class GuidanceCache:

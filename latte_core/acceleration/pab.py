@@ -10,77 +10,18 @@ compared with, and for those who ask for it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..checks import check_integer
-from ..errors import InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
-from ..model.latte.attention import FusedAttention
-from ..model.t2v.transformer import LatteT2V
 from .clock import StepClock
-from .policies import MAX_STEPS
+from .plans import CROSS, Broadcast
 from .step_cache import ALL_ROWS, Tally
 
-SPATIAL, TEMPORAL, CROSS = "spatial", "temporal", "cross"
 MLP_RATIO = 4
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Broadcast:
-    """How often each kind of attention is computed; the defaults are VideoSys's for Latte.
-
-    Args:
-        spatial, temporal, cross: every how many steps; 1 keeps nothing of that kind.
-        window: timesteps, lowest and highest, strictly between which results are used again.
-
-    Raises:
-        InvalidInputError: for a range below 1, or an empty window.
-    """
-
-    spatial: int = 2
-    temporal: int = 3
-    cross: int = 6
-    window: tuple[float, float] = (100, 800)
-
-    def __post_init__(self) -> None:
-        for name in ("spatial", "temporal", "cross"):
-            check_integer(name, getattr(self, name), 1, MAX_STEPS)
-        if not self.window[0] < self.window[1]:
-            raise InvalidInputError(
-                f"The window of attention broadcast is {self.window}, but its first timestep must "
-                "be the lower one, as in (100, 800)."
-            )
-
-    def computes(self, kind: str, index: int, timestep: float) -> bool:
-        """Whether a kind of attention is computed at a step of the run, counted from 0."""
-        every: int = getattr(self, kind)
-        return index % every == 0 or not self.window[0] < timestep < self.window[1]
-
-    def keeps(self, kind: str) -> bool:
-        """Whether results of a kind of attention may be used again."""
-        every: int = getattr(self, kind)
-        return every > 1
-
-    def kept_bytes(self, model: nn.Module, tokens: int, itemsize: int) -> int:
-        """Return the bytes of the results that a run keeps.
-
-        Args:
-            model: a LatteT2V or Latte.
-            tokens: of the whole batch of one call.
-            itemsize: bytes of a number.
-        """
-        if isinstance(model, LatteT2V):
-            kinds = [self.keeps(kind) for kind in (SPATIAL, TEMPORAL, CROSS)]
-            width = model.config.num_layers * model.config.hidden_size * sum(kinds)
-        else:  # of all attentions, one half looks within frames and the other along time
-            kinds = [self.keeps(kind) for kind in (SPATIAL, TEMPORAL)]
-            found = [one for one in model.modules() if isinstance(one, FusedAttention)]
-            width = sum(one.proj.in_features for one in found) * sum(kinds) // len(kinds)
-        return width * tokens * itemsize
 
 
 class AttentionBroadcast:
@@ -108,8 +49,13 @@ class AttentionBroadcast:
         *,
         timestep: float,
         ids: Sequence[Hashable] = ALL_ROWS,
+        watched: int = 0,
+        others: Sequence[Hashable] = (),
     ) -> BlockHooks:
-        """Return the hooks of one model call, which is taken to be made."""
+        """Return the hooks of one model call, which is taken to be made.
+
+        No rows decide and no later call is waited for: `watched` and `others` change nothing.
+        """
         names = tuple(ids)
         if self._clock.enter(timestep, names):
             self.tally.full_steps += 1

@@ -16,12 +16,10 @@ from torch import Tensor, nn
 
 from ..errors import InvalidInputError
 from ..model.attention import DEFAULT_HOOKS, BlockHooks
-from .body import body_of
 from .guidance_cache import GuidanceCache
-from .pab import AttentionBroadcast
 from .policies import Policy, Step
-from .settings import PAB, CacheSettings
-from .step_cache import StepCache, Tally
+from .settings import CacheSettings
+from .step_cache import BlockCache, Tally
 
 Forward = Callable[[slice, BlockHooks], Tensor]
 """(rows of the batch, hooks) -> the model's prediction for these rows."""
@@ -91,13 +89,7 @@ class RunCache:
     ) -> None:
         self._num_steps, self._ids, self._followed = num_steps, tuple(ids), followed
         self._policy: Policy | None = settings.make_policy(num_steps, sampler)
-        self._steps: StepCache | AttentionBroadcast | None = None
-        if self._policy is not None:
-            self._steps = StepCache(
-                self._policy, body_of(model), num_steps=num_steps, forecast=settings.order
-            )
-        elif settings.policy == PAB:
-            self._steps = AttentionBroadcast(settings.broadcast, num_steps=num_steps)
+        self._steps: BlockCache | None = settings.make_cache(self._policy, model, num_steps)
         has_halves = settings.guidance is not None and len(self._ids) > 1
         self._guidance = GuidanceCache(num_steps, settings.guidance) if has_halves else None
         self._calls = 0
@@ -174,8 +166,6 @@ class RunCache:
     def _hooks(self, inner: BlockHooks, timestep: float, ids: Sequence[str]) -> BlockHooks:
         if self._steps is None:
             return inner
-        if isinstance(self._steps, AttentionBroadcast):
-            return self._steps.hooks(inner, timestep=timestep, ids=ids)
         watched = ids.index(self._ids[self._followed])
         return self._steps.hooks(inner, timestep=timestep, ids=ids, watched=watched)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +46,28 @@ class Tally:
     forced_calls: int = 0
     work: float = 0
     whole: float = 0
+
+
+class BlockCache(Protocol):
+    """What goes around the blocks in one run, and tells what was done."""
+
+    tally: Tally
+
+    def reset(self) -> None:
+        """Forget everything; the next call begins a new run of the same length."""
+        ...
+
+    def hooks(
+        self,
+        inner: BlockHooks = DEFAULT_HOOKS,
+        *,
+        timestep: float,
+        ids: Sequence[Hashable] = ALL_ROWS,
+        watched: int = 0,
+        others: Sequence[Hashable] = (),
+    ) -> BlockHooks:
+        """Return the hooks of one model call, named as `StepCache.hooks` says."""
+        ...
 
 
 class StepCache:

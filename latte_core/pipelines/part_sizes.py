@@ -84,7 +84,8 @@ def check_room_for_cache(
     weight = next(one for one in transformer.parameters() if one.ndim > 2)
     device = weight.device if stages.plan.transformer == RESIDENT else stages.device
     room = all_bytes(device)
-    if cache is None or room is None:
+    kept = None if cache is None else cache.kind.kept
+    if cache is None or kept is None or room is None:
         return
     sizes = part_sizes(
         transformer,
@@ -102,10 +103,10 @@ def check_room_for_cache(
     others = [plan for plan in PRESETS.values() if stage_bytes(plan, sizes)["sampling"] <= room]
     way = f"Use the memory preset {others[0].name}" if others else "Ask for fewer frames"
     sentence = (
-        f"The cache {cache.describe()} keeps {sizes.kept / GB:.1f} GB of attention results, so "
-        f"that about {needed / GB:.1f} GB are needed for sampling, but the device has "
-        f"{room / GB:.1f} GB. {way}, keep fewer kinds of attention (a range of 1 keeps nothing, as "
-        "in pab:1/3/1), or take a cache that keeps little, such as balanced."
+        f"The cache {cache.describe()} keeps {sizes.kept / GB:.1f} GB of {kept.what}, so that "
+        f"about {needed / GB:.1f} GB are needed for sampling, but the device has "
+        f"{room / GB:.1f} GB. {way}, {kept.less}, or take a cache that keeps "
+        "little, such as balanced."
     )
     if stage_bytes(stages.plan, replace(sizes, tokens=0))["sampling"] > room:
         raise IncompatibleInputsError(sentence)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...latte_core.acceleration.guidance_cache import GuidancePlan
-from ...latte_core.acceleration.schedule_file import ScheduleFile
-from ...latte_core.acceleration.settings import (
-    DIAL,
-    FIRST_BLOCK,
-    NONE,
-    PAB,
-    STATIC,
-    TEACACHE,
-    CacheSettings,
-    with_options,
+from ...latte_core.acceleration.help import (
+    highest_number,
+    offered,
+    offered_help,
+    usual_numbers,
 )
+from ...latte_core.acceleration.plans import GuidancePlan
+from ...latte_core.acceleration.schedule_file import ScheduleFile
+from ...latte_core.acceleration.settings import DIAL, NONE, STATIC, CacheSettings, with_options
 from ...latte_core.errors import IncompatibleInputsError
 from ..host.base import paths
 from ..host.base.sockets import check_choice, check_model, check_number
@@ -23,9 +20,7 @@ from ..host.base.sockets import check_choice, check_model, check_number
 OFF = "off"
 AUTO = "auto"
 MODES = [*DIAL, OFF]
-POLICIES = [AUTO, TEACACHE, FIRST_BLOCK, PAB]
 FORECASTS = [AUTO, "0", "1", "2"]
-MAX_THRESHOLD = 10.0
 
 
 class LatteAccelerate:
@@ -91,17 +86,15 @@ def further_choices() -> dict[str, Any]:
     """Describe the widgets that most people leave as they are."""
     policy = {
         "default": AUTO,
-        "tooltip": "auto: a list of steps, from mode. teacache and first-block decide at each step "
-        "by how much changed, in the place of mode. pab repeats attention alone: it saves the "
-        "least, and class models do not take it well.",
+        "tooltip": f"auto: a list of steps, from mode. {offered_help('mode')}",
     }
     threshold = {
         "default": 0.0,
         "min": 0.0,
-        "max": MAX_THRESHOLD,
+        "max": highest_number(),
         "step": 0.01,
-        "tooltip": "For teacache (0.1 slow to 0.25 fast; made for 50 steps of ddim) and "
-        "first-block (0.05 to 0.2): higher skips more and changes the video more. 0: their own.",
+        "tooltip": f"For {usual_numbers()}: higher skips more and changes the video more. "
+        "0: their own.",
     }
     forecast = {
         "default": AUTO,
@@ -123,7 +116,7 @@ def further_choices() -> dict[str, Any]:
         "No effect at cfg 1.",
     }
     return {
-        "policy": (POLICIES, policy),
+        "policy": ([AUTO, *offered()], policy),
         "threshold": ("FLOAT", threshold),
         "forecast": (FORECASTS, forecast),
         "schedule": ([AUTO, *paths.schedules()], schedule),
@@ -146,9 +139,9 @@ def settings_of(
         IncompatibleInputsError: for a schedule beside a policy that follows none.
     """
     check_choice("mode", mode, MODES)
-    check_choice("policy", policy, POLICIES)
+    check_choice("policy", policy, [AUTO, *offered()])
     check_choice("forecast", forecast, FORECASTS)
-    threshold = check_number("threshold", threshold, 0.0, MAX_THRESHOLD)
+    threshold = check_number("threshold", threshold, 0.0, highest_number())
     if mode == OFF:
         return CacheSettings(policy=NONE, guidance=GuidancePlan()) if guidance_cache else None
     file = None if schedule == AUTO else paths.locate_schedule(schedule)

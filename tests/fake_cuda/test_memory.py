@@ -15,7 +15,7 @@ from latte_test_support.tiny.pipeline import PROMPT, SMALL
 from latte_test_support.tiny.t2v import tiny_model
 from torch import Tensor
 
-from latte_core.acceleration.pab import Broadcast
+from latte_core.acceleration.plans import Broadcast
 from latte_core.acceleration.settings import parse_cache
 from latte_core.checkpoint.lora.writer import write_lora
 from latte_core.errors import IncompatibleInputsError

@@ -11,6 +11,8 @@ import torch
 from latte_fake_cuda import Card, StepRow, fake_cuda
 from torch import Tensor
 
+from latte_core.acceleration.help import measuring
+from latte_core.acceleration.settings import CACHES as KINDS
 from latte_core.acceleration.settings import parse_cache
 from latte_core.pipelines.classes.pipeline import ClassPipeline
 from latte_core.pipelines.run import PipelineResult
@@ -20,8 +22,8 @@ from .tiny.pipeline import PROMPT, SMALL
 
 STEPS = 4  # the fewest that every sampler takes
 GB = 10**9
-CACHES = ("quality", "static:2", "teacache:0.15", "first-block:0.1", "pab", "none")
-MEASURED = ("teacache", "first-block")  # caches that decide by a change they measure
+CACHES = ("quality", *(kind.spellings[0] for kind in KINDS))
+MEASURED = tuple(measuring())  # caches that decide by a change they measure
 
 
 def settings_of(precision: str | None) -> dict[str, Any]:

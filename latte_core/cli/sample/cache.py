@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...acceleration.help import examples
+from ...acceleration.settings import CacheSettings, parse_cache, with_options
 from ...errors import InvalidInputError
 
 if TYPE_CHECKING:
     from ...acceleration.run import CacheReport
-    from ...acceleration.settings import CacheSettings
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,8 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cache",
         metavar="NAME",
-        help="quality, balanced or fast; static:1.6, teacache:0.15, first-block:0.1, pab:2/3/6, "
-        "none, or a file that `calibrate` wrote, as FILE or FILE:SPEED-UP",
+        help=f"quality, balanced or fast; {', '.join(examples())}, or a file that `calibrate` "
+        "wrote, as FILE or FILE:SPEED-UP",
     )
     group.add_argument(
         "--cache-forecast",
@@ -49,8 +50,6 @@ def cache_of(arguments: argparse.Namespace) -> CacheSettings | None:
                 "Add --cache balanced, or --cache none to cache guidance alone."
             )
         return None
-    from ...acceleration.settings import parse_cache, with_options  # imports torch
-
     return with_options(parse_cache(arguments.cache), forecast=forecast, guidance=guidance)
 
 

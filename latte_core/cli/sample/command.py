@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...acceleration.help import listed, measuring
 from ...errors import InvalidInputError
 from ...sampling import SAMPLER_NAMES
 from ...shipped import CLASS_STARTER, STARTER
@@ -108,7 +109,7 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="videos made together (default: 1): faster where small ones leave the device idle, "
         "for N times the memory; they differ by rounding from videos made one by one, and under "
-        "--cache teacache or first-block by the steps that another of them needs",
+        f"--cache {listed(measuring(), 'or')} by the steps that another of them needs",
     )
 
 

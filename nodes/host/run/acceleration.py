@@ -16,11 +16,9 @@ import comfy.model_patcher
 import comfy.patcher_extension
 from torch import Tensor, nn
 
-from ....latte_core.acceleration.body import body_of
-from ....latte_core.acceleration.pab import AttentionBroadcast
 from ....latte_core.acceleration.run import CacheReport
-from ....latte_core.acceleration.settings import PAB, CacheSettings
-from ....latte_core.acceleration.step_cache import StepCache, Tally
+from ....latte_core.acceleration.settings import CacheSettings
+from ....latte_core.acceleration.step_cache import BlockCache, Tally
 from ....latte_core.model.attention import BlockHooks
 from ....latte_core.types import LATENT_CHANNELS
 from ..model.hooks import RUN_CACHE
@@ -40,7 +38,7 @@ logger = logging.getLogger("latte")
 
 
 class CacheOfRun:
-    """The step cache or attention broadcast of one run of a sampler, and its guidance cache.
+    """The cache of the blocks of one run of a sampler, and its guidance cache.
 
     Args:
         settings: what is cached.
@@ -67,14 +65,8 @@ class CacheOfRun:
         self._times = list(times)
         num_steps = len(self._place.sigmas)
         policy = settings.make_policy(num_steps, sampler)
-        self._cache: StepCache | AttentionBroadcast | None = None
-        if policy is not None:
-            placed: Any = PlacedPolicy(policy, self._place)
-            self._cache = StepCache(
-                placed, body_of(model), num_steps=num_steps, forecast=settings.order
-            )
-        elif settings.policy == PAB:
-            self._cache = AttentionBroadcast(settings.broadcast, num_steps=num_steps)
+        placed: Any = None if policy is None else PlacedPolicy(policy, self._place)
+        self._cache: BlockCache | None = settings.make_cache(placed, model, num_steps)
         self.guidance: GuidanceOfRun | None = None
         if settings.guidance is not None:
             self.guidance = GuidanceOfRun(settings.guidance, self._place, policy)
@@ -100,8 +92,6 @@ class CacheOfRun:
         sigma = options.get("sigmas")
         is_known = sigma is not None and self._place.find(sigma, ids)
         time = self._times[self._place.index] if is_known else float(timestep.flatten()[0])
-        if isinstance(self._cache, AttentionBroadcast):
-            return self._cache.hooks(inner, timestep=time, ids=ids)
         others = () if self.guidance is None else self.guidance.asked(options)
         missing = [name for name in others if name not in ids]
         return self._cache.hooks(inner, timestep=time, ids=ids, watched=watched, others=missing)
@@ -201,9 +191,9 @@ class RunWrapper:
             sigmas=levels[:-1],
             config=module.config,
         )
-        kept = kept_bytes(settings, patcher, noise)
-        if kept:
-            make_room(patcher, kept, noise.shape)
+        kept, num_bytes = settings.kind.kept, kept_bytes(settings, patcher, noise)
+        if kept is not None and num_bytes:
+            make_room(patcher, num_bytes, noise.shape, kept.by)
         cache = CacheOfRun(
             settings,
             module,

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from ....latte_core.acceleration.clock import StepClock
-from ....latte_core.acceleration.guidance_cache import GuidanceCache, GuidancePlan
+from ....latte_core.acceleration.guidance_cache import GuidanceCache
+from ....latte_core.acceleration.plans import GuidancePlan
 from ....latte_core.acceleration.policies import Policy
 from ..model.hooks import RUN_CACHE
 from .step_of_call import Place, surroundings

@@ -11,7 +11,7 @@ GB = 1e9
 logger = logging.getLogger("latte")
 
 
-def make_room(patcher: Any, num_bytes: int, shape: Sequence[int]) -> None:
+def make_room(patcher: Any, num_bytes: int, shape: Sequence[int], keeper: str) -> None:
     """Have ComfyUI put other models away for what a run is going to keep.
 
     It reckons with the weights of a model and with single calls alone.
@@ -20,6 +20,7 @@ def make_room(patcher: Any, num_bytes: int, shape: Sequence[int]) -> None:
         patcher: of the model that is to run.
         num_bytes: that the run will keep.
         shape: of its latents.
+        keeper: what keeps it, in words.
     """
     import comfy.model_management as management
 
@@ -35,8 +36,9 @@ def make_room(patcher: Any, num_bytes: int, shape: Sequence[int]) -> None:
     free = management.get_free_memory(device)
     if free < needed:
         logger.warning(
-            "Latte: attention broadcast keeps %.1f GB of results, and %.1f GB are free where %.1f "
-            "GB are needed. Choose another policy in Latte Accelerate if memory runs out.",
+            "Latte: %s keeps %.1f GB of results, and %.1f GB are free where %.1f GB are needed. "
+            "Choose another policy in Latte Accelerate if memory runs out.",
+            keeper,
             num_bytes / GB,
             free / GB,
             needed / GB,

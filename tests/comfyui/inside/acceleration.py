@@ -137,7 +137,8 @@ def check_every_policy_on_every_sampler(stage: Stage) -> None:
 def check_room_is_made_for_what_attention_broadcast_keeps(stage: Stage) -> None:
     asked: list[int] = []
 
-    def note(_: Any, num_bytes: int, shape: Any) -> None:
+    def note(_: Any, num_bytes: int, shape: Any, keeper: str) -> None:
+        expect(keeper == "attention broadcast", keeper)
         expect(shape.numel() == 4 * 6 * 8 * 8, shape)
         asked.append(num_bytes)
 
@@ -166,10 +167,10 @@ def check_other_models_leave_for_what_a_run_keeps(stage: Stage) -> None:
         patch.object(management, "free_memory", free_memory),
         patch.object(management, "get_free_memory", lambda _: float(needs)),
     ):
-        make_room(stage.model, needs, (1, 4, 6, 8, 8))
+        make_room(stage.model, needs, (1, 4, 6, 8, 8), "attention broadcast")
         expect(asked == [], "room was made in main memory")
         with patch.object(management, "is_device_cpu", lambda _: False), notes() as heard:
-            make_room(stage.model, needs, (1, 4, 6, 8, 8))
+            make_room(stage.model, needs, (1, 4, 6, 8, 8), "attention broadcast")
     expect(len(asked) == 1 and asked[0] > needs, asked)
     expect(len(heard.texts) == 1 and "attention broadcast keeps" in heard.texts[0], heard.texts)
 

@@ -59,6 +59,12 @@ def answer(program: str) -> list[object]:
         ([*SAMPLE, "--steps", "0"], 2, "steps is 0, but it must be a whole number from 1 to 1000"),
         ([*SAMPLE, "--sampler", "pndm", "--steps", "3"], 2, "steps (for PNDM) is 3"),
         ([*SAMPLE, "--steps", "ddim50"], 2, "a text-to-video model takes a whole number"),
+        (
+            [*SAMPLE, "--cache", "quick"],
+            2,
+            "no cache 'quick'. Write quality, balanced, fast",
+        ),
+        ([*SAMPLE, "--cache", "static:0.5"], 2, "The speed-up of the cache is 0.5"),
         ([*SAMPLE, "--eta", "5"], 2, "eta is 5.0, but it must be from 0 (deterministic) to 1"),
         ([*SAMPLE, "--guidance", "nan"], 2, "guidance_scale is nan"),
         ([*SAMPLE, "--fps", "0"], 2, "fps is 0.0, but a mp4 file needs a number from 0.001"),
