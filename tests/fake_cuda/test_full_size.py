@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from latte_fake_cuda import Card, fake_cuda
-from latte_fake_cuda.counting import rules
+from latte_fake_cuda.counting import full_size, rules
 from torch import Tensor
 
 from latte_core.config.latte import LatteConfig
@@ -60,7 +60,7 @@ class Found:
 def transformer(use: KernelUse, dtype: torch.dtype = torch.bfloat16) -> Any:
     """Return Latte-1's transformer without data."""
     with torch.device("meta"):
-        model = LatteT2V.from_config(rules().LATTE_1, dtype=dtype)
+        model = LatteT2V.from_config(full_size().LATTE_1, dtype=dtype)
     model.kernels = KernelSet(use)
     return model.eval().requires_grad_(False)
 
@@ -68,7 +68,7 @@ def transformer(use: KernelUse, dtype: torch.dtype = torch.bfloat16) -> Any:
 def given(model: Any, dtype: torch.dtype = torch.bfloat16) -> tuple[tuple[Any, ...], Any]:
     """Return the arguments of a pass as the pipeline calls it under guidance."""
     latents = torch.empty(BATCH, 4, FRAMES, CELLS, CELLS, dtype=dtype, device="cuda")
-    context = torch.empty(BATCH, TOKENS, rules().TEXT_WIDTH, dtype=dtype, device="cuda")
+    context = torch.empty(BATCH, TOKENS, full_size().TEXT_WIDTH, dtype=dtype, device="cuda")
     more = {
         "text": model.project_text(context),
         "places": model.place_tables(latents.shape, "cuda"),
@@ -232,7 +232,7 @@ def sizes_of(transformer_bytes: int) -> PartSizes:
 def test_step_of_the_pipeline_adds_little_to_the_pass() -> None:
     model = transformer(KERNELS)
     alone = measure(KERNELS)
-    text = torch.zeros(1, TOKENS, rules().TEXT_WIDTH)
+    text = torch.zeros(1, TOKENS, full_size().TEXT_WIDTH)
     launches: list[int] = []
     with fake_cuda(meta=True) as card:
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from latte_fake_cuda import Card, fake_cuda
-from latte_fake_cuda.counting import rules
+from latte_fake_cuda.counting import full_size
 from latte_test_support.card_runs import distance
 from latte_test_support.comfy.model import conditions, host_modules, joined
 from latte_test_support.tiny.latte import tiny_latte, tiny_latte_config
@@ -123,7 +123,7 @@ def off(model: Any) -> Any:
 
 @pytest.mark.parametrize("with_kernels", [False, True], ids=["torch", "kernels"])
 def test_call_of_full_size_launches_what_the_core_does(part: Part, with_kernels: bool) -> None:
-    found = rules()
+    found = full_size()
     core = found.count_ours(20, kernels=with_kernels).counts()
     config = settings(found.LATTE_1, "latte_t2v", found.DTYPE)
     with torch.device("meta"):

@@ -8,21 +8,35 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .tensors import FakeCuda, flat, is_card
 
-SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "measuring" / "counting.py"
-NAME = "latte_fake_cuda_rules"
+SCRIPTS = Path(__file__).resolve().parents[3] / "benchmarks"
 
 
 @cache
 def rules() -> Any:
-    """Import the benchmark by file location."""
-    spec = importlib.util.spec_from_file_location(NAME, SCRIPT)
+    """Import what benchmarks count with."""
+    return _load(SCRIPTS / "measuring" / "counting.py")
+
+
+@cache
+def full_size() -> Any:
+    """Import the benchmark that counts a pass of Latte-1."""
+    return _load(SCRIPTS / "op_count.py")
+
+
+def _load(path: Path) -> Any:
+    """Import a file of the benchmarks by its location, with its neighbours by name."""
+    spec = importlib.util.spec_from_file_location(f"latte_fake_cuda_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[NAME] = module
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        spec.loader.exec_module(module)
     return module
 
 
