@@ -26,7 +26,7 @@ FOREIGN = {
 # Tests that write a house of their own, whose files they name.
 WITH_OWN_FILES = {
     "tests/nodes/test_new_node.py",
-    "tests/test_architecture.py",
+    "tests/test_house.py",
     "tests/test_locales.py",
 }
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from latte_test_support.locales import english
-from latte_test_support.pack import ROOT, load_pack
+from latte_test_support.pack import ROOT, load_pack, load_script
 from latte_test_support.tiny.pipeline import PROMPT, SMALL, write_tiny_latte
 
 from latte_core.acceleration.settings import parse_cache
@@ -18,6 +17,7 @@ from latte_core.errors import InvalidInputError
 from latte_core.pipelines.text.pipeline import Pipeline
 
 PACK = load_pack()
+TEXTS = load_script("node_texts")
 CORES = ("latte_core", f"{PACK.__name__}.latte_core")  # alone, and as the nodes import it
 PAGE = ROOT / "docs" / "speed.md"
 STEPS = 8
@@ -120,7 +120,8 @@ def test_the_node_offers_it_and_says_what_it_does() -> None:
 
 @pytest.mark.usefixtures("added")
 def test_its_sentences_are_in_the_texts_that_are_translated() -> None:
-    inputs = english(PACK)["LatteAccelerate"]["inputs"]
+    node = PACK.NODE_CLASS_MAPPINGS["LatteAccelerate"]
+    inputs = TEXTS.definition(TEXTS.texts_of(node, "en"))["inputs"]
     sentence = "every computes every second step, or as many fewer as the number says."
     assert inputs["policy"]["tooltip"].endswith(sentence)
     assert "first-block (0.05 to 0.2) and every (2 or 3): higher" in inputs["threshold"]["tooltip"]
