@@ -201,19 +201,25 @@ def place_of(path: Path) -> str:
     return "/".join(path.parts[-3:])
 
 
+def complete(nodes: Mapping[str, Any], code: str) -> dict[str, Texts]:
+    """Return the texts of the nodes that lack none in a language."""
+    return {
+        node_id: texts_of(node, code)
+        for node_id, node in nodes.items()
+        if not missing(node_id, node, code)
+    }
+
+
 def generated(nodes: Mapping[str, Any]) -> dict[str, str]:
     """Return every file that is written from the texts, by its place in the pack."""
     files: dict[str, str] = {}
     for code, language in LANGUAGES.items():
-        definitions: dict[str, Any] = {}
-        for node_id, node in nodes.items():
-            if missing(node_id, node, code):
-                continue
-            texts = texts_of(node, code)
-            definitions[node_id] = definition(texts)
-            files[f"web/docs/{node_id}/{code}.md"] = help_page(texts, language)
+        all_texts = complete(nodes, code)
+        definitions = {node_id: definition(texts) for node_id, texts in all_texts.items()}
         text = json.dumps(definitions, indent=2, ensure_ascii=False)
         files[f"locales/{code}/nodeDefs.json"] = f"{text}\n"
+        for node_id, texts in all_texts.items():
+            files[f"web/docs/{node_id}/{code}.md"] = help_page(texts, language)
     return files
 
 
