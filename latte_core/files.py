@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from .errors import CorruptCheckpointError
+from .errors import CheckpointError, CorruptCheckpointError
 
 FOLDER_VARIABLE = "LATTE_CACHE_DIR"
 APPLICATION = "comfyui-latte"
@@ -79,31 +79,53 @@ def cache_folder(environment: Mapping[str, str], platform: str = sys.platform) -
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / APPLICATION
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object from a small file.
 
+    Args:
+        path: of the file.
+        limit: bytes that it may have, 16 MiB if nothing else is said.
+
     Raises:
-        CorruptCheckpointError: if it is missing, larger than 16 MiB, or not a JSON object.
+        CheckpointError: if it cannot be opened.
+        CorruptCheckpointError: if it is missing, longer than `limit`, or not a JSON object.
     """
     if not path.is_file():
         raise CorruptCheckpointError(
             f"{path.name} is missing in the folder {path.parent.name}. "
             "Download the whole folder again, or choose the folder that holds it."
         )
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} has {path.stat().st_size} bytes, but a config has "
-            "16 MiB at most. It is another file; download the folder again."
-        )
+    place = f"{path.name} in {path.parent.name}"
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        with path.open("rb") as handle:
+            text = handle.read(limit + 1)
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be opened: {error.strerror}.") from error
+    if len(text) > limit:
         raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} is not JSON text. Download it again."
-        ) from error
+            f"{place} is longer than the {limit} bytes that it may have. It is another file; "
+            "download the folder again."
+        )
+    return json_object(place, text)
+
+
+def json_object(place: str, text: bytes | str) -> dict[str, Any]:
+    """Return the JSON object that a text holds.
+
+    Args:
+        place: where the text stood, to begin a message with.
+        text: UTF-8 if it is bytes.
+
+    Raises:
+        CorruptCheckpointError: if it is not a JSON object.
+    """
+    try:
+        value: object = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpointError(f"{place} is not JSON text. Download it again.") from error
     if not isinstance(value, dict):
         raise CorruptCheckpointError(
-            f"{path.name} in {path.parent.name} holds a {type(value).__name__}, but it must hold a "
-            "JSON object. Download it again."
+            f"{place} holds a {type(value).__name__}, but it must hold a JSON object. "
+            "Download it again."
         )
     return cast("dict[str, Any]", value)

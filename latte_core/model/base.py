@@ -44,14 +44,7 @@ class LayerMaker:
             edges: height and width of a patch, or its frames, height and width.
         """
         layer = self.operations.Conv2d if len(edges) == 2 else self.operations.Conv3d
-        return layer(
-            channels,
-            width,
-            kernel_size=edges,
-            stride=edges,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        return layer(channels, width, edges, stride=edges, dtype=self.dtype, device=self.device)
 
 
 AnyConfig = TypeVar("AnyConfig", LatteT2VConfig, LatteConfig)

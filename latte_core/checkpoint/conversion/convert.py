@@ -18,7 +18,8 @@ from ..loading.adapters import is_svd_layout, temporal_vae_to_svd
 from ..loading.loader import weights_of
 from ..loading.quantized import dequantize
 from ..lora.layouts import native_lora
-from ..reading.folders import read_json
+from ..lora.reader import PEFT_SETTINGS
+from ..reading.folders import config_beside
 from ..reading.reader import DIGEST_KEY, read_header, read_tensors
 from ..reading.records import TensorFile, incomplete, size_text
 from ..recognition.architectures import ARCHITECTURES
@@ -32,7 +33,6 @@ from ..writing.gguf_writer import GGUF_SUFFIX, GGUF_TYPES, refuse_without_gguf, 
 from ..writing.writer import write_safetensors
 
 SUFFIX = ".safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 FOLDERS = {
     "transformer": TRANSFORMER_FOLDER,
     "class_transformer": TRANSFORMER_FOLDER,
@@ -277,9 +277,7 @@ def convert_temporal_vae(source: Path, file: TensorFile) -> Converted:
 
 def convert_lora(source: Path, file: TensorFile) -> Converted:
     """Give a LoRA the names that ComfyUI reads."""
-    folder = source if source.is_dir() else source.parent
-    beside = folder / ADAPTER_CONFIG
-    settings = read_json(beside) if beside.is_file() else None
+    settings = config_beside(source, PEFT_SETTINGS)
     lora = native_lora(file.name, file.tensors, file.metadata, settings=settings)
     return Converted(tensors=lora.tensors, metadata=kept_metadata(file), note=lora.sentence)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...model.weights.merge import LoraPatch, merge_lora, refuse_quantised
 from ...model.weights.released import released_weights
-from ..reading.folders import read_json
+from ..reading.folders import config_beside
 from ..reading.reader import read_tensors
 from ..recognition.detect import Shaped
 from ..recognition.families import Family
@@ -37,8 +37,7 @@ def read_lora(path: Path | str, shapes: Mapping[str, Shaped] | None = None) -> L
     path = Path(path)
     require_family(path, Family.LORA, "a LoRA")
     file = read_tensors(path)
-    beside = (path if path.is_dir() else path.parent) / PEFT_SETTINGS
-    settings = read_json(beside) if beside.is_file() else None
+    settings = config_beside(path, PEFT_SETTINGS)
     return native_lora(path.name, file.tensors, file.metadata, settings=settings, shapes=shapes)
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...errors import CorruptCheckpointError, InvalidInputError, NonFiniteError
+from ...files import json_object
 from ...model.weights.lora import ALPHA_NAME, DOWN_NAME, NATIVE_PREFIX, UP_NAME, LoraSettings
 from ...version import __version__
 from ..loading.loader import transformer_path
 from ..reading.finite import is_finite
-from ..reading.folders import parse_table
 from ..reading.reader import DIGEST_KEY, read_header
 from ..reading.records import shown
 from ..writing.writer import write_safetensors
@@ -178,7 +178,7 @@ def read_card(name: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     text = metadata.get(CARD_KEY)
     if text is None:
         return {}
-    card = parse_table(f"The card in {name}", text)
+    card = json_object(f"The card in {name}", text)
     if card.get("version") != FORMAT_VERSION:
         raise CorruptCheckpointError(
             f"{name} has a card of version {shown(str(card.get('version')))}, but this package "

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from ...errors import CheckpointError, CorruptCheckpointError
+from ...files import read_json
 from .records import FileHeader, FileKind, damaged, incomplete, shown
-from .sniff import open_weights
 
 MAX_CONFIG_BYTES = 2**20
-MAX_INDEX_BYTES = 16 * 2**20
 MAX_SHARDS = 1000
 CONFIG_NAME = "config.json"
 INDEX_PATTERNS = ("*.safetensors.index.json", "*.bin.index.json")
@@ -59,7 +57,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def shards_of(index: Path) -> list[Path]:
     """Return the files that a shard index names, each beside the index and present."""
-    table = read_json(index, MAX_INDEX_BYTES).get("weight_map")
+    table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise damaged(index.name, "it maps no weights to files")
     names: dict[str, None] = {}
@@ -104,32 +102,11 @@ def merge_headers(folder: Path, headers: list[FileHeader]) -> FileHeader:
     )
 
 
-def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """Return the table in a small JSON file.
+def config_beside(path: Path, name: str = CONFIG_NAME) -> Mapping[str, Any] | None:
+    """Return the config in the folder `path`, or beside the file `path`, if there is one.
 
     Raises:
-        CheckpointError: if it cannot be opened.
-        CorruptCheckpointError: if it is too large or not a JSON table.
+        CheckpointError: if it cannot be read; see `read_json`.
     """
-    with open_weights(path) as handle:
-        text = handle.read(limit + 1)
-    if len(text) > limit:
-        raise damaged(path.name, f"it is longer than {limit} bytes")
-    return parse_table(path.name, text)
-
-
-def parse_table(name: str, text: bytes | str) -> dict[str, Any]:
-    """Return the table that a JSON text holds."""
-    try:
-        parsed: object = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise damaged(name, "it is not readable JSON") from error
-    if not isinstance(parsed, dict):
-        raise damaged(name, "it is not a table of settings")
-    return cast("dict[str, Any]", parsed)
-
-
-def config_beside(path: Path) -> Mapping[str, Any] | None:
-    """Return the config.json in the folder `path`, or beside the file `path`, if there is one."""
-    config = (path if path.is_dir() else path.parent) / CONFIG_NAME
-    return read_json(config) if config.is_file() else None
+    config = (path if path.is_dir() else path.parent) / name
+    return read_json(config, MAX_CONFIG_BYTES) if config.is_file() else None

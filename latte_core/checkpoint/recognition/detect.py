@@ -19,7 +19,8 @@ from ...checks import is_whole
 from ...config.latte import LatteConfig
 from ...config.t2v import LEGACY_KEYS, LatteT2VConfig
 from ...errors import CorruptCheckpointError, InvalidInputError, WeightMismatchError
-from ..reading.folders import MAX_CONFIG_BYTES, parse_table
+from ...files import json_object
+from ..reading.folders import MAX_CONFIG_BYTES
 from ..reading.records import damaged
 from .names import CONFIG_TENSOR, T2V_MARK
 
@@ -136,7 +137,7 @@ def config_in(metadata: Mapping[str, str] | None) -> Mapping[str, Any] | None:
     text = (metadata or {}).get(CONFIG_KEY)
     if text is None:
         return None
-    table = parse_table("The config in the file", text)
+    table = json_object("The config in the file", text)
     part = table.get("transformer", table)
     return cast("Mapping[str, Any]", part) if isinstance(part, dict) else table
 
@@ -156,7 +157,7 @@ def config_in_tensor(tensor: Tensor) -> Mapping[str, Any]:
     if values.dtype != torch.uint8 or values.numel() > MAX_CONFIG_BYTES:
         raise damaged(name, "it does not hold the bytes of a config")
     numbers: Any = values
-    return parse_table(name, bytes(numbers.tolist()))
+    return json_object(name, bytes(numbers.tolist()))
 
 
 def states_heads(stated: Mapping[str, Any]) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ...config.t2v import LatteT2VConfig
 from ...errors import CheckpointError, LatteError, UnknownArchitectureError
-from ..reading.folders import CONFIG_NAME, read_json
+from ...files import read_json
+from ..reading.folders import MAX_CONFIG_BYTES, config_beside
 from ..reading.reader import read_header
 from ..reading.records import FileHeader, FileKind, IncompleteFileError, size_text
 from ..reading.sniff import file_size, kind_of, not_weights, open_weights, sniff
@@ -92,7 +93,7 @@ def unusable(path: Path, family: Family, sentence: str, *, is_whole: bool) -> Id
 
 def identify_pipeline(path: Path) -> Identification:
     """Identify a diffusers folder by its model_index.json."""
-    pipeline = str(read_json(path / PIPELINE_NAME).get("_class_name"))[:60]
+    pipeline = str(read_json(path / PIPELINE_NAME, MAX_CONFIG_BYTES).get("_class_name"))[:60]
     if pipeline in LATTE_PIPELINES:
         family, title = Family.LATTE_FOLDER, Family.LATTE_FOLDER.value
     else:
@@ -204,11 +205,10 @@ def config_details(config: Config, own: Mapping[str, object]) -> dict[str, str |
 def own_settings(header: FileHeader, architecture: Architecture) -> Mapping[str, object]:
     """Return the config in a file's metadata, else the config.json beside it, else nothing."""
     inside = config_in(header.metadata)
-    beside = header.files[0].with_name(CONFIG_NAME)
-    if inside is not None or not beside.is_file():
-        return inside or {}
-    values = read_json(beside)
-    return values if architecture.owns_config(values) else {}
+    if inside is not None:
+        return inside
+    values = config_beside(header.files[0])
+    return values if values is not None and architecture.owns_config(values) else {}
 
 
 def require_family(path: Path | str, wanted: Family | Iterable[Family], purpose: str) -> None:
