@@ -198,9 +198,10 @@ PARENTS = {
     "MissingDependencyError": ("LatteError", ImportError),
     "VideoWriteError": ("LatteError", OSError),
 }
-PAGES = sorted(
-    [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "web").rglob("*.md")]
-)
+PAGES = [
+    *ROOT.glob("README*.md"),
+    *(page for folder in ("docs", "nodes", "web") for page in (ROOT / folder).rglob("*.md")),
+]
 DOTTED = re.compile(r"\blatte_core\.(\w+)")
 IMPORTED = re.compile(r"\bfrom latte_core import (\([^)]*\)|[^\n]*)")
 

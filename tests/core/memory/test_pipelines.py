@@ -172,6 +172,17 @@ def test_class_pipelines_have_the_same_presets(class_folder: Path, memory: str) 
     assert pipeline.parts.stages._lent is None
 
 
+@pytest.mark.parametrize(("kind", "home"), [(Pipeline, "folder"), (ClassPipeline, "class_folder")])
+@pytest.mark.parametrize(("memory", "rows"), [("8", None), ("6", 4096)])
+def test_presets_decide_how_many_tokens_feed_forward_layers_take(
+    request: pytest.FixtureRequest, kind: Any, home: str, memory: str, rows: int | None
+) -> None:
+    opened = kind.from_pretrained(request.getfixturevalue(home), device="cpu", memory=memory)
+    modules = opened.parts.transformer.modules()
+    found = [one.rows for one in modules if getattr(one, "works_in_parts", False)]
+    assert found and set(found) == {rows}
+
+
 def test_image_vae_decodes_as_many_frames_at_a_time_as_the_preset_says(folder: Path) -> None:
     pipeline, seen = open_with(folder, "4"), list[int]()
     vae: Any = pipeline.parts.vae("image").module.decoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from latte_core.checkpoint.reading.reader import read_tensors
 from latte_core.memory import PRESETS, PartSizes, stage_bytes
 from latte_core.pipelines.part_sizes import part_sizes
 from latte_core.pipelines.text import encoder_folder
-from latte_core.pipelines.text.encoder_folder import text_encoder_bytes
+from latte_core.pipelines.text.encoder_folder import text_encoder_bytes, with_text_encoder
 from latte_core.precision.quantize import quantize_text
 from latte_core.text.t5 import TextEncoder
 
@@ -72,6 +73,17 @@ def test_layers_in_fewer_bits_are_counted_with_what_stays(
     quantize_text(module, precision)
     table, rest = text_encoder_bytes(folder, dtype, precision)
     assert table + rest == pytest.approx(bytes_of(module), rel=0.08)  # scales of short rows
+
+
+def test_text_encoder_is_added_to_the_sizes_of_the_other_parts(tmp_path: Path) -> None:
+    dtype = torch.bfloat16
+    size: dict[str, Any] = {"num_frames": 2, "height": 32, "width": 48}
+    others = part_sizes(tiny_model(), vae_folders=[], dtype=dtype, **size)
+    folder = tiny_text.write_text_folder(tmp_path / "text_encoder", num_layers=3)
+    table, rest = text_encoder_bytes(folder, dtype)
+    expected = replace(others, text=table + rest, text_blocks=3, text_rest=table)
+    assert with_text_encoder(others, folder, dtype) == expected
+    assert with_text_encoder(others, tmp_path / "missing", dtype) == others
 
 
 def test_copies_decoder_and_head_that_a_file_may_hold_are_not_counted(tmp_path: Path) -> None:
