@@ -18,6 +18,7 @@ from ..metrics.measure import check_fit, measure
 from ..metrics.protocol import IS, PRESETS, SHORT_NAMES
 from ..pipelines.text.parts import pick_device
 from ..video import bytes_from_frames
+from .command import LEFT_OUT
 from .options import DTYPES, load_tqdm
 from .sample.command import read_prompts
 from .sample.jobs import Job, Maker, plan
@@ -113,7 +114,8 @@ def run_metric(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         with atomic_write(Path(arguments.json)) as partial:
             partial.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-    return 0
+    damaged = found.fake.damaged + (0 if found.real is None else found.real.damaged)
+    return LEFT_OUT if damaged else 0
 
 
 def check_sides(protocol: MetricProtocol, arguments: argparse.Namespace) -> None:

@@ -94,7 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for an error, 130 when interrupted."""
+    """Run one command and return the exit code.
+
+    0 is done, 2 an error, 3 done but for files that cannot be read, 130 interrupted.
+    """
     parsed = make_parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = parsed.run
     with notices_to(sys.stderr):

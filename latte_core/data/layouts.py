@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..video.listing import tell_not_read
 from .captions import read_captions
-from .folder_contents import Contents, contents_of, natural_key, relative_name
+from .folder_contents import Contents, contents_of, relative_name
 from .frame_sampling import num_needed
 
 MAX_DEPTH = 8
@@ -110,6 +111,7 @@ def find_clips(folder: Path | str, layout: str = "folder") -> FoundClips:
         raise InvalidInputError(
             f"{root.name} holds no clip. For the layout {layout}, {chosen.expected}."
         )
+    tell_not_read(clip.path if clip.pictures else clip.path.parent for clip in clips)
     captions = read_captions(root, {clip.name: clip.path for clip in clips})
     classes = sorted({clip.class_name for clip in clips if clip.class_name is not None})
     return FoundClips(
@@ -184,8 +186,7 @@ def _videos(root: Path, contents: Contents) -> list[Clip]:
 
 
 def _frames(root: Path, folder: Path, contents: Contents) -> Clip:
-    pictures = sorted(contents.pictures, key=natural_key)
-    return Clip(name=relative_name(root, folder), path=folder, pictures=tuple(pictures))
+    return Clip(name=relative_name(root, folder), path=folder, pictures=contents.pictures)
 
 
 def _walk(root: Path, depth: int = 0) -> Iterator[tuple[Path, Contents]]:

@@ -31,10 +31,12 @@ def data_names() -> list[str]:
 
 
 def folders_in(folder: Path) -> Iterator[Path]:
-    """Yield the folders in a folder that are not hidden; none where it cannot be read."""
+    """Yield the folders in a folder that hold data; none where it cannot be read."""
+    from ....latte_core.video.listing import is_left_behind
+
     with suppress(OSError):
         for entry in folder.iterdir():
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not is_left_behind(entry) and entry.is_dir():
                 yield entry
 
 
@@ -51,9 +53,10 @@ def holds_data(folder: Path) -> bool:
 def holds_video(folder: Path) -> bool:
     """Whether a video lies in a folder."""
     from ....latte_core.data.folder_contents import is_video
+    from ....latte_core.video.listing import is_left_behind
 
     with suppress(OSError):
-        return any(is_video(entry) for entry in folder.iterdir())
+        return any(is_video(entry) for entry in folder.iterdir() if not is_left_behind(entry))
     return False
 
 
