@@ -20,6 +20,7 @@ from .precision import add_precision_options
 from .reference_settings import read_settings
 from .settings import PRESETS, Settings, from_arguments, preset, require_model
 from .share import Share
+from .targets import known_targets, require_free
 
 MAX_PROMPT_FILE = 16 * 2**20
 
@@ -161,6 +162,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add(
+        "--overwrite",
+        action="store_true",
+        help="replace files of --output that are there already (on a terminal it is asked)",
+    )
+    add(
         "--format",
         choices=(*load_formats(), FRAMES),
         help="of files in --output-dir (default: mp4); frames writes folders of lossless pictures",
@@ -198,6 +204,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_numbers(settings)
     check_text_run(settings)
     check_contents(arguments, settings)
+    require_free(known_targets(settings, arguments) or (), overwrite=arguments.overwrite)
     from .run import make_videos  # imports torch, for arguments that can be used
 
     make_videos(settings, arguments, share)
@@ -216,6 +223,11 @@ def check_output(arguments: argparse.Namespace) -> None:
             raise InvalidInputError(
                 "--format is for --output-dir; the name after --output says the format itself."
             )
+    elif arguments.overwrite:
+        raise InvalidInputError(
+            "--overwrite is for --output; a folder keeps what it holds and is gone on with. Name "
+            "another --output-dir to make everything again."
+        )
     elif arguments.grid is not None:
         raise InvalidInputError(
             "--grid writes one file, so it needs --output FILE instead of --output-dir."

@@ -12,7 +12,7 @@ from torch import nn
 from ...acceleration.schedule_file import ScheduleFile
 from ...checkpoint.loading.loader import load_t2v
 from ...checkpoint.reading.reader import read_tensors
-from ...devices import half_type
+from ...devices import half_type, pick_device
 from ...errors import CheckpointError, InvalidInputError
 from ...files import read_json
 from ...memory import CPU, MemoryPlan, Stages, check_memory, choose_plan
@@ -349,24 +349,6 @@ def locate(source: str | Path) -> tuple[Path, Path]:
         if (first / beside / TEXT_FOLDER).is_dir() or (first / beside / "vae").is_dir():
             return path, (first / beside).resolve()
     return path, first
-
-
-def pick_device(device: torch.device | str | None) -> torch.device:
-    """Return the device to run on: as asked, else the accelerator, else the CPU.
-
-    Raises:
-        InvalidInputError: for a word that names no device of this torch.
-    """
-    if device is None:
-        found = torch.accelerator.is_available()
-        return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise InvalidInputError(
-            f"device is {str(device)!r}, but it must be cpu, or an accelerator that this torch "
-            "was built for."
-        ) from error
 
 
 def pick_dtype(device: torch.device, *, is_small: bool) -> torch.dtype:
