@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from .errors import CorruptCheckpointError
+from .errors import CorruptCheckpointError, InvalidInputError
+from .text_files import decode_text
 
 FOLDER_VARIABLE = "LATTE_CACHE_DIR"
 APPLICATION = "comfyui-latte"
@@ -182,7 +183,9 @@ def read_json(path: Path) -> dict[str, Any]:
             "16 MiB at most. It is another file; download the folder again."
         )
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
+        value: object = json.loads(decode_text(path.read_bytes(), path.name))
+    except InvalidInputError as error:  # another encoding: downloading again would not help
+        raise CorruptCheckpointError(f"In {path.parent.name}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpointError(
             f"{path.name} in {path.parent.name} is not JSON text. Download it again."

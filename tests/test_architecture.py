@@ -23,7 +23,8 @@ from latte_test_support.source import (
 
 # Packages of one row never import each other; a package imports from the rows above it.
 LAYERS = (
-    {"errors", "checks", "types", "files", "devices", "transfers", "lazy"},
+    {"errors", "checks", "types", "text_files", "setting_files", "files", "devices", "transfers"}
+    | {"lazy"},
     {"config", "meta_modules", "shipped"},
     {"kernels"},
     {"model", "vae", "text", "diffusion", "video"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...errors import InvalidInputError
 from ...sampling import SAMPLER_NAMES
 from ...shipped import CLASS_STARTER, STARTER
+from ...text_files import read_text
 from ...video import load_formats
 from ...video.formats import format_for
 from ..command import Command
@@ -268,22 +269,19 @@ def gather(arguments: argparse.Namespace) -> Settings:
 
 
 def read_prompts(name: str) -> tuple[str, ...]:
-    """Return the lines of a UTF-8 text file that are not blank.
+    """Return the lines of a text file that are not blank.
 
     Raises:
         InvalidInputError: if it cannot be read or holds no prompt.
     """
     path = Path(name)
     try:
-        if path.stat().st_size > MAX_PROMPT_FILE:
-            raise InvalidInputError(f"{path.name} is too large to be a list of prompts.")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, most=MAX_PROMPT_FILE)
+    except InvalidInputError as error:
         raise InvalidInputError(
-            f"The prompts cannot be read from {path.name!r}: it must be a UTF-8 text file with "
-            "one prompt per line."
+            f"The prompts, one on each line, cannot be read. {error}"
         ) from error
-    prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
+    prompts = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not prompts:
         raise InvalidInputError(f"{path.name} holds no prompt. Write one prompt per line.")
     return prompts

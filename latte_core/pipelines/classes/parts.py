@@ -28,6 +28,7 @@ from ...memory import MemoryPlan, PartSizes, Stages, check_memory, choose_plan
 from ...model.latte.transformer import Latte
 from ...model.layers import set_feed_forward_rows
 from ...shipped import CLASS_STARTER, CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS
+from ...text_files import decode_text
 from ...types import PIXELS_PER_CELL
 from ...vae.frames import VideoVAE
 from ..part_sizes import part_sizes
@@ -297,7 +298,7 @@ def listed_names(folder: Path) -> tuple[str, ...]:
     values: object = None
     if path.stat().st_size <= MAX_JSON_BYTES:
         with suppress(ValueError, RecursionError):
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(decode_text(path.read_bytes(), path.name))
     names = cast("list[object]", values) if isinstance(values, list) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise CorruptCheckpointError(

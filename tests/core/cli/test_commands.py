@@ -88,7 +88,7 @@ def test_frames_decoded_together_are_the_librarys_and_stored_where_asked_for(
 ) -> None:
     files: list[bytes] = []
     for chunk in ([], ["--decode-chunk", "1"], ["--decode-chunk", "2"]):
-        path = tmp_path / "clip.gif"
+        path = tmp_path / f"clip{len(files)}.gif"
         assert sample(folder, "--prompt", PROMPT, "--output", path, *chunk) == 0
         files.append(path.read_bytes())
     assert files[0] == files[2] != files[1]

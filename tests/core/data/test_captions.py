@@ -90,10 +90,10 @@ def test_names_in_a_table_that_are_not_there_are_told(
         ("captions.csv", b"name,text\na.mp4,x\n", "must name the columns file and caption"),
         ("captions.csv", b"file,caption\na.mp4\n", "Line 2 of captions.csv"),
         ("captions.csv", b"file,caption\na.mp4," + b"x" * 200_000, "not a table of commas"),
-        ("captions.csv", b"\xff\xfe", "not UTF-8"),
+        ("captions.csv", b"\xff\xfa", "not UTF-8"),
         ("a.txt", b"\xe4\xf6\xfc", "a.txt is not UTF-8"),
         ("a.txt", b"x" * 10_001, "a caption of 10001 characters"),
-        ("a.txt", b"x\n" * 600_000, "1200000 bytes"),
+        ("a.txt", b"x\n" * 600_000, "1,200,000 bytes"),
     ],
 )
 def test_captions_that_cannot_be_read_are_refused(
