@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO, cast
 from .. import __version__
 from ..errors import LatteError
 from ..text_files import user_path
+from .advice import with_options
 from .command import CommandName
 from .console import outlets
 
@@ -156,7 +157,7 @@ def expand_home(parsed: argparse.Namespace) -> None:
 
 
 def _fail(sentence: str) -> int:
-    print(f"Error: {sentence}", file=sys.stderr)
+    print(f"Error: {with_options(sentence)}", file=sys.stderr)
     return BAD_INPUT
 
 

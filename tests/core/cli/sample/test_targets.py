@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from latte_core.cli.main import main
+from latte_core.shipped import STARTER_FOLDER
 
 OLDER = b"an older file"
 QUICK = ["--steps", "1", "--frames", "1", "--prompt", "a red circle", "--device", "cpu"]
@@ -87,7 +88,7 @@ def test_folder_has_no_use_for_overwriting(
     assert "--overwrite is for --output" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "cpux"])
+@pytest.mark.parametrize("device", ["mps", "xpu", "hpu", "meta", "cpux"])
 def test_device_that_is_not_there_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], device: str
 ) -> None:
@@ -103,3 +104,13 @@ def test_advice_on_long_videos_can_be_followed(
     assert sample(*words, "--output", tmp_path / "a.gif") == 0
     (note,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("Note")]
     assert "Ask for 16 or fewer" in note and "ComfyUI" in note
+
+
+def test_advice_names_options_where_it_names_nodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae = STARTER_FOLDER / "vae"
+    assert sample("--model", vae, *QUICK, "--output", tmp_path / "a.png") == 2
+    told = capsys.readouterr().err
+    assert "Latte VAE Loader" in told
+    assert "on the command line: Latte VAE Loader: --vae" in told
