@@ -37,8 +37,10 @@ def pick_device(device: torch.device | str | None) -> torch.device:
         return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
     try:
         chosen = torch.device(device)
-        # Torch says whether it can use a device only by using it; "meta" holds no numbers.
-        torch.empty(1, device=chosen).tolist()
+        # Torch says whether it can use a device only by using it.
+        torch.empty(1, device=chosen)
+        if chosen.type == "meta":
+            raise NotImplementedError("a device that holds no numbers")
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         if is_out_of_memory(error):
             raise
