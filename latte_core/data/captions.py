@@ -28,12 +28,16 @@ logger = logging.getLogger("latte")
 Row = tuple[str, list[str]]
 
 
-def read_captions(root: Path, clips: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+def read_captions(
+    root: Path, clips: Mapping[str, Path], problems: dict[str, str] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Return the captions of the clips that have any.
 
     Args:
         root: folder of the data set.
         clips: path of each clip, by its name.
+        problems: takes what is wrong with the text beside a clip, by the clip's name; left out, it
+            is raised.
 
     Raises:
         InvalidInputError: if a table or a text cannot be read, names no clip at all, or there is
@@ -49,7 +53,15 @@ def read_captions(root: Path, clips: Mapping[str, Path]) -> dict[str, tuple[str,
         )
     if tables:
         return _from_table(tables[0], clips)
-    return {name: found for name, path in beside.items() if (found := _from_text(path))}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, path in beside.items():
+        try:
+            found[name] = _from_text(path)
+        except InvalidInputError as error:
+            if problems is None:
+                raise
+            problems[name] = str(error)
+    return {name: texts for name, texts in found.items() if texts}
 
 
 def _text_beside(path: Path) -> Path:

@@ -63,6 +63,8 @@ def read_clip(clip: Clip, reading: Reading) -> Generator[Piece]:
             after some pieces, which are then of no use.
         MissingDependencyError: if imageio-ffmpeg or Pillow is missing.
     """
+    if clip.problem:
+        raise UnreadableMediaError(clip.problem)
     if clip.pictures is not None:
         require_enough(clip.name, len(clip.pictures), reading.num_needed)
     count = 0

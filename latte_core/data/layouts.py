@@ -32,6 +32,7 @@ class Clip:
         pictures: the frames in order; None for a video.
         captions: what is said of it; may be empty.
         class_name: None without classes.
+        problem: what is wrong with its captions; empty if nothing is. It is of no use then.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Clip:
     pictures: tuple[Path, ...] | None = None
     captions: tuple[str, ...] = ()
     class_name: str | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,11 +114,19 @@ def find_clips(folder: Path | str, layout: str = "folder") -> FoundClips:
             f"{root.name} holds no clip. For the layout {layout}, {chosen.expected}."
         )
     tell_not_read(clip.path if clip.pictures else clip.path.parent for clip in clips)
-    captions = read_captions(root, {clip.name: clip.path for clip in clips})
+    problems: dict[str, str] = {}
+    captions = read_captions(root, {clip.name: clip.path for clip in clips}, problems)
     classes = sorted({clip.class_name for clip in clips if clip.class_name is not None})
     return FoundClips(
         layout=chosen,
-        clips=tuple(replace(clip, captions=captions.get(clip.name, ())) for clip in clips),
+        clips=tuple(
+            replace(
+                clip,
+                captions=captions.get(clip.name, ()),
+                problem=problems.get(clip.name, ""),
+            )
+            for clip in clips
+        ),
         class_names=tuple(classes),
     )
 

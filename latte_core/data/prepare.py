@@ -216,7 +216,7 @@ def _reading(found: FoundClips, parts: ModelParts, settings: PrepareSettings) ->
 def _check_captions(found: FoundClips, settings: PrepareSettings) -> None:
     """Find out before the long work whether captions can be cleaned, and which clips have none."""
     prepare_prompt("a", settings.clean_captions)
-    lacking = sum(not clip.captions for clip in found.clips)
+    lacking = sum(not clip.captions and not clip.problem for clip in found.clips)
     if lacking:
         logger.warning(
             "%d of %d clips have no caption and are learned under the empty one. Captions go into "

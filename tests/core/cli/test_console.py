@@ -66,18 +66,21 @@ class Closed(io.StringIO):
 
     def __init__(self, code: int) -> None:
         super().__init__()
-        self.code = code
+        self.code, self.tries = code, 0
 
     def write(self, text: str) -> int:
+        self.tries += 1
         raise OSError(self.code, os.strerror(self.code))
 
 
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.EINVAL])
 def test_closed_stream_is_written_to_once(code: int) -> None:
-    outlet = Outlet(Closed(code))
+    closed = Closed(code)
+    outlet = Outlet(closed)
     assert outlet.write("one") == 3
     assert outlet.write("two") == 3
     outlet.flush()
+    assert closed.tries == 1
     assert not outlet.isatty()
 
 
