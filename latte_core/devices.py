@@ -30,18 +30,36 @@ def pick_device(device: torch.device | str | None) -> torch.device:
     """Return the device to run on: as asked, else the accelerator, else the CPU.
 
     Raises:
-        InvalidInputError: for a word that names no device of this torch.
+        InvalidInputError: for a word that names no device, or a device that is not there.
     """
     if device is None:
         found = torch.accelerator.is_available()
         return torch.device(torch.accelerator.current_accelerator() or "cpu" if found else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        chosen = torch.device(device)
+        # Torch says whether it can use a device only by using it.
+        torch.empty(1, device=chosen)
+        if chosen.type == "meta":
+            raise NotImplementedError("a device that holds no numbers")
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InvalidInputError(
-            f"device is {str(device)!r}, but it must be cpu, or an accelerator that this torch "
-            "was built for."
+            f"device is {str(device)!r}, but this torch ({torch.__version__}) cannot use it here. "
+            f"It can use {', '.join(_devices_here())}. Give one of these, or leave it out. If the "
+            "machine has such a card, install the torch that is built for it and its driver."
         ) from error
+    return chosen
+
+
+def _devices_here() -> list[str]:
+    """Return the names of the devices that can be used, the accelerators first."""
+    found = ["cpu"]
+    if torch.accelerator.is_available():
+        current = torch.accelerator.current_accelerator()
+        kind = "" if current is None else current.type
+        found = [*(f"{kind}:{k}" for k in range(torch.accelerator.device_count())), *found]
+    return found
 
 
 def is_cuda(device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 LatteError
   InvalidInputError (ValueError)        a number, size, seed, name or prompt cannot be used
     IncompatibleInputsError             two things wired together do not belong together
+    UnreadableMediaError                a picture or video cannot be decoded
   CheckpointError (ValueError)
     UnsafeCheckpointError               the file asks Python to import something
     CorruptCheckpointError              truncated, not a checkpoint, inconsistent, damaged
@@ -28,6 +29,10 @@ class InvalidInputError(LatteError, ValueError):
 
 class IncompatibleInputsError(InvalidInputError):
     """Two inputs that were wired together do not belong together."""
+
+
+class UnreadableMediaError(InvalidInputError):
+    """A picture or video cannot be decoded: of many, it alone is left out."""
 
 
 class CheckpointError(LatteError, ValueError):

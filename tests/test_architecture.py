@@ -42,7 +42,8 @@ from latte_test_support.source import (
 # imports from those above it in its folder. `FILES` are files of the folder that are not named.
 FLOORS: Floors = {
     "latte_core": (
-        ("errors", "checks", "types", "files", "devices", "transfers", "lazy", "version"),
+        ("errors", "checks", "types", "text_files", "setting_files")
+        + ("files", "devices", "transfers", "lazy", "version"),
         ("config", "meta_modules", "shipped"),
         ("kernels",),
         ("model", "vae", "text", "diffusion", "video"),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+LEFT_OUT = 3  # exit code: the work was done, but for files that cannot be read
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:

@@ -141,7 +141,8 @@ def fill_caption(text: str, spec: ClipSpec) -> str:
     filled = text
     for name, value in named.items():
         filled = filled.replace(name, value)
-    if not filled.strip() or "{" in filled or "\n" in filled:
+    is_text = filled == filled.encode("utf-8", "ignore").decode("utf-8")  # no half of a pair
+    if not filled.strip() or "{" in filled or "\n" in filled or not is_text:
         raise InvalidInputError(
             f"--caption {text!r} cannot be filled in. It is one line of text, which may hold "
             f"{', '.join(named)} and no other braces."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from ..files import atomic_write
 from ..pipelines.classes.pipeline import ClassPipeline
 from ..pipelines.model_folders import is_class_model
 from ..pipelines.text.pipeline import Pipeline
@@ -21,7 +19,7 @@ from ..starter.scores import score_class_starter, score_starter, total_class_cli
 from .command import Command
 from .evaluate_metrics import add_metric_options, refuse_metric_options, run_metric
 from .evaluate_starter import print_scores
-from .options import load_tqdm
+from .options import check_json, load_tqdm, write_json
 
 MOST_SEEDS = 1000
 
@@ -95,6 +93,7 @@ class ClipMaker:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
+    check_json(arguments.json)
     if arguments.metric is not None:
         return run_metric(arguments)
     refuse_metric_options(arguments)
@@ -104,8 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.card:
         add_scores(Path(arguments.model), values)
     if arguments.json is not None:
-        with atomic_write(Path(arguments.json)) as partial:
-            partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, values)
     return 0
 
 

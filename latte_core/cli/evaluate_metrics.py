@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from torch import Tensor
 from ..checks import check_integer
 from ..devices import pick_device
 from ..errors import InvalidInputError
-from ..files import atomic_write
 from ..metrics import Clips, FolderClips, MetricProtocol, SideReport, find_protocol, load_features
 from ..metrics.clips import FAKE, REAL
 from ..metrics.measure import check_fit, measure
 from ..metrics.protocol import IS, PRESETS, SHORT_NAMES
 from ..video import bytes_from_frames
-from .options import DTYPES, load_tqdm
+from .command import LEFT_OUT
+from .options import DTYPES, load_tqdm, write_json
 from .sample.command import read_prompts
 from .sample.jobs import Job, Maker, plan
 from .sample.run import open_maker
@@ -111,9 +110,9 @@ def run_metric(arguments: argparse.Namespace) -> int:
     print(found.number())
     print(found.line())
     if arguments.json is not None:
-        with atomic_write(Path(arguments.json)) as partial:
-            partial.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-    return 0
+        write_json(arguments.json, found.to_dict())
+    damaged = found.fake.damaged + (0 if found.real is None else found.real.damaged)
+    return LEFT_OUT if damaged else 0
 
 
 def check_sides(protocol: MetricProtocol, arguments: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..checkpoint import identify
+from .advice import with_options
 from .command import Command
 
 DESCRIPTION = """\
@@ -26,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file is; the exit code is 2 if bytes of it are missing."""
     found = identify(arguments.file)
-    print(found.sentence)
+    print(with_options(found.sentence))
     print(f"  {'whole':<12}{'yes' if found.is_whole else 'no'}")
     for key, value in found.details.items():
         shown = f"{value:,}" if isinstance(value, int) else value

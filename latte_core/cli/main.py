@@ -8,15 +8,20 @@ import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TextIO
+from pathlib import Path
+from typing import Any, NoReturn, TextIO, cast
 
 from ..errors import LatteError
+from ..text_files import user_path
 from ..version import __version__
+from .advice import with_options
 from .command import CommandName
+from .console import outlets
 
 PROGRAM = "python -m latte_core"
 BAD_INPUT = 2
 INTERRUPTED = 130
+SPOKEN = {"prompt", "negative", "caption", "classes", "set"}  # options that hold no path
 
 DESCRIPTION = "Latte: short videos from a sentence, with a starter model that needs no download."
 EXAMPLES = f"""\
@@ -94,30 +99,65 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for an error, 130 when interrupted."""
-    parsed = make_parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] = parsed.run
-    with notices_to(sys.stderr):
-        try:
-            return run(parsed)
-        except LatteError as error:
-            return _fail(str(error))
-        except (RuntimeError, MemoryError) as error:
-            from ..devices import is_out_of_memory  # not before torch is wanted
+    """Run one command and return the exit code.
 
-            if not is_out_of_memory(error):
-                raise
-            return _fail(
-                "There is not enough memory for this video. Ask for fewer frames or a smaller "
-                "size, or use a smaller --memory, --dtype bfloat16 or --device cpu."
-            )
-        except KeyboardInterrupt:
-            print("\nStopped. Nothing was left half written.", file=sys.stderr)
-            return INTERRUPTED
+    0 is done, 2 an error, 3 done but for files that cannot be read, 130 interrupted.
+    """
+    try:
+        with outlets():
+            parsed = make_parser().parse_args(arguments)
+            expand_home(parsed)
+            with notices_to(sys.stderr):
+                return _run(parsed)
+    except OSError as error:  # of the console itself, such as a full disk behind it
+        return _fail(words_of(error))
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        return run(parsed)
+    except LatteError as error:
+        return _fail(str(error))
+    except (RuntimeError, MemoryError) as error:
+        from ..devices import is_out_of_memory  # not before torch is wanted
+
+        if not is_out_of_memory(error):
+            raise
+        return _fail(
+            "There is not enough memory for this video. Ask for fewer frames or a smaller "
+            "size, or use a smaller --memory, --dtype bfloat16 or --device cpu."
+        )
+    except OSError as error:
+        return _fail(words_of(error))
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing was left half written.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def words_of(error: OSError) -> str:
+    """Return a sentence for what the system refused."""
+    name = "" if error.filename is None else f" of {Path(str(error.filename)).name}"
+    return (
+        f"The system refused the use{name}: {error.strerror or error}. Look whether the file and "
+        "its folder are there, whether you may use them, and whether the disk has room."
+    )
+
+
+def expand_home(parsed: argparse.Namespace) -> None:
+    """Put the home folder in place of a leading `~`, which not every shell does, and not in all."""
+    for name, value in vars(parsed).items():
+        if name in SPOKEN:
+            continue
+        if isinstance(value, str):
+            setattr(parsed, name, user_path(value))
+        elif isinstance(value, list):
+            listed = cast("list[object]", value)
+            setattr(parsed, name, [user_path(v) if isinstance(v, str) else v for v in listed])
 
 
 def _fail(sentence: str) -> int:
-    print(f"Error: {sentence}", file=sys.stderr)
+    print(f"Error: {with_options(sentence)}", file=sys.stderr)
     return BAD_INPUT
 
 

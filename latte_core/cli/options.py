@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError
+from ..errors import InvalidInputError, MissingDependencyError
+from ..files import atomic_write
 from ..types import StepInfo
 
 if TYPE_CHECKING:
@@ -21,6 +25,27 @@ def dtype_from(name: str | None) -> torch.dtype | None:
     import torch
 
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[name]
+
+
+def check_json(name: str | None) -> None:
+    """Find out before the work begins whether a file of `--json` can be written.
+
+    Raises:
+        InvalidInputError: if its folder is not there, or it is a folder itself.
+    """
+    if name is None:
+        return
+    path = Path(name)
+    if not path.parent.is_dir() or path.is_dir():
+        raise InvalidInputError(
+            f"--json is {name!r}, but it must be a file in a folder that exists."
+        )
+
+
+def write_json(name: str, values: Mapping[str, Any]) -> None:
+    """Write values to a JSON file, whole or not at all."""
+    with atomic_write(Path(name)) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 class Progress:

@@ -13,7 +13,7 @@ from ..data.prepare import PrepareSettings, PrepareStep, prepare_set
 from ..data.sets import LatentSet
 from ..data.sets.format import DTYPES as STORED_DTYPES
 from ..errors import InvalidInputError
-from .command import Command
+from .command import LEFT_OUT, Command
 from .options import DTYPES, dtype_from, load_tqdm
 
 LISTED_SKIPS = 10
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         bar.close()
     _show(made, Path(arguments.target))
-    return 0
+    return LEFT_OUT if bar.num_damaged else 0
 
 
 class StepBar:
@@ -153,9 +153,11 @@ class StepBar:
         self._tqdm = load_tqdm()
         self._what = ""
         self._bar: Any = None
+        self.num_damaged = 0
 
     def __call__(self, step: PrepareStep) -> None:
         """Advance to a step."""
+        self.num_damaged = step.num_damaged
         if step.what != self._what:
             self.close()
             self._what = step.what

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from ..checks import MAX_PIXELS, check_integer
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, UnreadableMediaError
 from ..video.frame_folder import remove_unfinished, write_frame_folder
 from ..video.pictures import square_picture
 from ..video.stream import VideoSource, find_videos
-from .command import Command
+from .command import LEFT_OUT, Command
 
 SIZE = 256
 QUALITY = 75  # of the authors' frames: their tool asks for 95 under a name that is not read
 BEST_QUALITY = 95
 
+logger = logging.getLogger("latte")
+
 DESCRIPTION = """\
 Turn a video, or every video below a folder, into a folder with one picture per frame: the middle
 square, as large as the short side, resized with a Lanczos filter and written as 000000.jpg,
 000001.jpg and so on. This is how the authors prepare real videos before they measure FVD.
+Videos that cannot be read are left out and counted; the exit code is 3 then.
 """
 EXAMPLES = """\
 examples:
@@ -54,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     source, root = Path(arguments.source), Path(arguments.target)
     videos = [one_video(source)] if source.is_file() else find_videos(source)
     targets = target_folders(root, videos)
-    existing = 0
+    existing, damaged = 0, list[str]()
     for video, target in zip(videos, targets, strict=True):
         if target.exists():
             existing += 1
@@ -62,11 +66,24 @@ def run(arguments: argparse.Namespace) -> int:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(target)
         squares = (square_picture(frame, size) for frame in video.frames())
-        count = write_frame_folder(target, squares, quality=None if arguments.png else quality)
+        try:
+            count = write_frame_folder(target, squares, quality=None if arguments.png else quality)
+        except UnreadableMediaError as error:
+            damaged.append(str(error))
+            logger.warning("Left out: %s", error)
+            continue
         print(f"Wrote {target}: {count} frames, {size} x {size} pixels, {kind}.")
     if existing:
         print(f"{existing} of {len(videos)} videos are in {root} already.")
-    return 0
+    if len(damaged) == len(videos):
+        raise InvalidInputError(
+            damaged[0]
+            if len(videos) == 1
+            else f"None of the {len(videos)} videos can be read. The first: {damaged[0]}"
+        )
+    if damaged:
+        print(f"{len(damaged)} of {len(videos)} videos cannot be read and are left out.")
+    return LEFT_OUT if damaged else 0
 
 
 def one_video(path: Path) -> VideoSource:

@@ -16,22 +16,28 @@ from pathlib import Path
 from typing import cast
 
 from ..errors import InvalidInputError
+from ..text_files import read_text
 
 TABLES = ("captions.jsonl", "captions.csv")
 MAX_LENGTH = 10_000  # characters; 120 tokens of them are used
 MAX_TEXT_BYTES = 2**20
+MAX_TABLE_BYTES = 2**30
 
 logger = logging.getLogger("latte")
 
 Row = tuple[str, list[str]]
 
 
-def read_captions(root: Path, clips: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+def read_captions(
+    root: Path, clips: Mapping[str, Path], problems: dict[str, str] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Return the captions of the clips that have any.
 
     Args:
         root: folder of the data set.
         clips: path of each clip, by its name.
+        problems: takes what is wrong with the text beside a clip, by the clip's name; left out, it
+            is raised.
 
     Raises:
         InvalidInputError: if a table or a text cannot be read, names no clip at all, or there is
@@ -47,7 +53,15 @@ def read_captions(root: Path, clips: Mapping[str, Path]) -> dict[str, tuple[str,
         )
     if tables:
         return _from_table(tables[0], clips)
-    return {name: found for name, path in beside.items() if (found := _from_text(path))}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, path in beside.items():
+        try:
+            found[name] = _from_text(path)
+        except InvalidInputError as error:
+            if problems is None:
+                raise
+            problems[name] = str(error)
+    return {name: texts for name, texts in found.items() if texts}
 
 
 def _text_beside(path: Path) -> Path:
@@ -56,12 +70,7 @@ def _text_beside(path: Path) -> Path:
 
 
 def _from_text(path: Path) -> tuple[str, ...]:
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise InvalidInputError(
-            f"{path.name} has {path.stat().st_size} bytes, which is too much for the captions of a "
-            "clip. Write one caption on each line."
-        )
-    lines = (line.strip() for line in _decoded(path).split("\n"))
+    lines = (line.strip() for line in read_text(path, most=MAX_TEXT_BYTES).split("\n"))
     return _distinct(path, [line for line in lines if line])
 
 
@@ -91,7 +100,7 @@ def _from_table(path: Path, clips: Mapping[str, Path]) -> dict[str, tuple[str, .
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path, most=MAX_TABLE_BYTES).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -104,7 +113,9 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _csv_rows(path: Path) -> Iterator[Row]:
     try:
-        for row in (reader := csv.DictReader(io.StringIO(_decoded(path), newline=""))):
+        for row in (
+            reader := csv.DictReader(io.StringIO(read_text(path, most=MAX_TABLE_BYTES), newline=""))
+        ):
             yield _row(path, reader.line_num, row.get("file"), row.get("caption"))
     except csv.Error as error:
         raise InvalidInputError(f"{path.name} is not a table of commas: {error}.") from error
@@ -133,16 +144,3 @@ def _distinct(path: Path, texts: list[str]) -> tuple[str, ...]:
             "about 500 are used."
         )
     return tuple(dict.fromkeys(texts))
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InvalidInputError(
-            f"{path.name} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(
-            f"{path.name} is not UTF-8 text. Save it as UTF-8, as most editors do."
-        ) from error

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..checks import MAX_PIXELS
-from ..errors import InvalidInputError
-from ..video.ffmpeg import open_decoder
-from ..video.pictures import load_pillow, read_picture
-from ..video.reader import PICTURES, input_arguments
+from ..errors import InvalidInputError, UnreadableMediaError
+from ..video.decode import decode_frames
+from ..video.pictures import read_animation, read_picture
 from .folder_contents import EITHER_SUFFIX
 from .layouts import Clip
 from .transforms import Transform
@@ -66,6 +63,8 @@ def read_clip(clip: Clip, reading: Reading) -> Generator[Piece]:
             after some pieces, which are then of no use.
         MissingDependencyError: if imageio-ffmpeg or Pillow is missing.
     """
+    if clip.problem:
+        raise UnreadableMediaError(clip.problem)
     if clip.pictures is not None:
         require_enough(clip.name, len(clip.pictures), reading.num_needed)
     count = 0
@@ -122,80 +121,17 @@ def stream_frames(clip: Clip, most: int, max_pixels: int) -> Generator[Tensor]:
 def _source(clip: Clip, most: int, max_pixels: int) -> Generator[Tensor]:
     if clip.pictures is not None:
         for path in clip.pictures[:most]:
-            _require_picture_size(path, max_pixels)
-            yield read_picture(path)
+            yield read_picture(path, max_pixels=max_pixels)
     elif clip.path.suffix.lower() == EITHER_SUFFIX:
-        yield from _animation(clip.path, most, max_pixels)
+        yield from read_animation(clip.path, most, max_pixels=max_pixels)
     else:
-        yield from _video(clip.path, most, max_pixels)
+        check = partial(_require_size, clip.path.name, max_pixels)
+        yield from decode_frames(clip.path, most=most, check=check)
 
 
-def _video(path: Path, most: int, max_pixels: int) -> Generator[Tensor]:
-    """Yield the frames of a video file, which ffmpeg decodes."""
-    limit = ("-max_pixels", str(MAX_PIXELS**2))  # ffmpeg itself refuses what could fill the memory
-    chosen = (*limit, *input_arguments(path), "-frames:v", str(most), *PICTURES)
-    with open_decoder(chosen) as decoder:
-        count = 0
-        while (size := _read_header(decoder.output)) is not None:
-            _require_size(path.name, size, max_pixels)
-            picture = bytearray(decoder.output.read(size[0] * size[1] * 3))
-            if len(picture) < size[0] * size[1] * 3:
-                break  # ffmpeg has died, which its exit code tells
-            count += 1
-            yield torch.frombuffer(picture, dtype=torch.uint8).view(size[1], size[0], 3)
-        if not decoder.ended_well() or count == 0:
-            raise InvalidInputError(
-                f"{path.name} cannot be decoded to its end: it is damaged, cut short, no video, or "
-                f"larger than {MAX_PIXELS} x {MAX_PIXELS} pixels."
-            )
-
-
-def _read_header(stream: IO[bytes]) -> tuple[int, int] | None:
-    """Return width and height of the PPM picture that follows, None at the end."""
-    size = stream.readline() and stream.readline()
-    if not size or not stream.readline():
-        return None
-    width, height = (int(word) for word in size.split())
-    return width, height
-
-
-def _animation(path: Path, most: int, max_pixels: int) -> Generator[Tensor]:
-    """Yield the frames of an animated WebP file, which not every ffmpeg reads."""
-    pillow = load_pillow()
-    try:
-        with pillow.open(path) as animation:
-            _require_size(path.name, animation.size, max_pixels)
-            for index in range(min(animation.n_frames, most)):
-                animation.seek(index)
-                yield _pixels(animation.convert("RGB"))
-    except InvalidInputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InvalidInputError(
-            f"{path.name} cannot be decoded to its end: it is damaged or cut short."
-        ) from error
-
-
-def _pixels(picture: Any) -> Tensor:
-    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return values.view(picture.height, picture.width, 3)
-
-
-def _require_picture_size(path: Path, max_pixels: int) -> None:
-    """Refuse a picture by its header, before it is decoded; what has none is left to the reader."""
-    pillow = load_pillow()
-    try:
-        with pillow.open(path) as picture:
-            size = picture.size
-    except (OSError, SyntaxError, ValueError):
-        return
-    _require_size(path.name, size, max_pixels)
-
-
-def _require_size(name: str, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
+def _require_size(name: str, max_pixels: int, width: int, height: int) -> None:
     if width * height > max_pixels:
-        raise InvalidInputError(
+        raise UnreadableMediaError(
             f"{name} has frames of {width} x {height} pixels, which are more than the "
             f"{max_pixels:,} that are taken."
         )

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..video.listing import entries_of
 from ..video.pictures import is_picture
-from ..video.stream import VIDEO_SUFFIXES
+from ..video.stream import is_video_name
 
 MORE_VIDEO_SUFFIXES = frozenset({".3gp"})
 EITHER_SUFFIX = ".webp"  # an animation or a picture
 WEBP_FLAGS_AT = 20
 WEBP_IS_ANIMATED = 2
-NOT_DATA = frozenset({"__MACOSX"})
-NUMBERS = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """What a folder holds, by name; hidden files and files of other kinds are left out."""
+    """What a folder holds, in the order of its numbers; files of other kinds are left out."""
 
     videos: tuple[Path, ...]
     pictures: tuple[Path, ...]
@@ -41,8 +39,8 @@ def contents_of(folder: Path) -> Contents:
     Raises:
         InvalidInputError: if it cannot be listed.
     """
+    entries = entries_of(folder)
     try:
-        entries = sorted(one for one in folder.iterdir() if _is_data(one))
         folders = tuple(one for one in entries if one.is_dir())
     except OSError as error:
         raise InvalidInputError(
@@ -57,7 +55,7 @@ def contents_of(folder: Path) -> Contents:
 def is_video(path: Path) -> bool:
     """Whether a file's name says that it is a video; .webp files are looked into."""
     suffix = path.suffix.lower()
-    is_named = suffix in VIDEO_SUFFIXES or suffix in MORE_VIDEO_SUFFIXES
+    is_named = is_video_name(path) or suffix in MORE_VIDEO_SUFFIXES
     return is_named or (suffix == EITHER_SUFFIX and is_animated_webp(path))
 
 
@@ -72,16 +70,6 @@ def is_animated_webp(path: Path) -> bool:
     return is_extended and bool(start[WEBP_FLAGS_AT] & WEBP_IS_ANIMATED)
 
 
-def natural_key(path: Path) -> tuple[tuple[int, int | str], ...]:
-    """Return a sort key that puts frame_2 before frame_10."""
-    pieces = (piece for piece in NUMBERS.split(path.name) if piece)
-    return tuple((0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces)
-
-
 def relative_name(root: Path, path: Path) -> str:
     """Return the place of a file in a folder, with forward slashes."""
     return path.relative_to(root).as_posix()
-
-
-def _is_data(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name not in NOT_DATA

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InvalidInputError
+from ..video.listing import tell_not_read
 from .captions import read_captions
-from .folder_contents import Contents, contents_of, natural_key, relative_name
+from .folder_contents import Contents, contents_of, relative_name
 from .frame_sampling import num_needed
 
 MAX_DEPTH = 8
@@ -31,6 +32,7 @@ class Clip:
         pictures: the frames in order; None for a video.
         captions: what is said of it; may be empty.
         class_name: None without classes.
+        problem: what is wrong with its captions; empty if nothing is. It is of no use then.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Clip:
     pictures: tuple[Path, ...] | None = None
     captions: tuple[str, ...] = ()
     class_name: str | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,11 +113,20 @@ def find_clips(folder: Path | str, layout: str = "folder") -> FoundClips:
         raise InvalidInputError(
             f"{root.name} holds no clip. For the layout {layout}, {chosen.expected}."
         )
-    captions = read_captions(root, {clip.name: clip.path for clip in clips})
+    tell_not_read(clip.path if clip.pictures else clip.path.parent for clip in clips)
+    problems: dict[str, str] = {}
+    captions = read_captions(root, {clip.name: clip.path for clip in clips}, problems)
     classes = sorted({clip.class_name for clip in clips if clip.class_name is not None})
     return FoundClips(
         layout=chosen,
-        clips=tuple(replace(clip, captions=captions.get(clip.name, ())) for clip in clips),
+        clips=tuple(
+            replace(
+                clip,
+                captions=captions.get(clip.name, ()),
+                problem=problems.get(clip.name, ""),
+            )
+            for clip in clips
+        ),
         class_names=tuple(classes),
     )
 
@@ -184,8 +196,7 @@ def _videos(root: Path, contents: Contents) -> list[Clip]:
 
 
 def _frames(root: Path, folder: Path, contents: Contents) -> Clip:
-    pictures = sorted(contents.pictures, key=natural_key)
-    return Clip(name=relative_name(root, folder), path=folder, pictures=tuple(pictures))
+    return Clip(name=relative_name(root, folder), path=folder, pictures=contents.pictures)
 
 
 def _walk(root: Path, depth: int = 0) -> Iterator[tuple[Path, Contents]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..checks import MAX_FRAMES, check_integer
-from ..errors import IncompatibleInputsError, InvalidInputError
+from ..errors import IncompatibleInputsError, InvalidInputError, UnreadableMediaError
 from ..text.prompt import prepare_prompt
 from ..types import LATENT_CHANNELS
 from ..vae.frames import VideoVAE
@@ -94,12 +94,14 @@ class PrepareStep:
         what: "clips" or "captions".
         done, total: of them.
         num_skipped: clips left out so far.
+        num_damaged: clips of this run that cannot be read; they are left out, too.
     """
 
     what: str
     done: int
     total: int
     num_skipped: int
+    num_damaged: int = 0
 
 
 PrepareCallback = Callable[[PrepareStep], None]
@@ -173,11 +175,20 @@ class _Teller:
     def __init__(self, writer: LatentSetWriter, callback: PrepareCallback | None) -> None:
         self._writer = writer
         self._callback = callback
+        self.num_damaged = 0
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if self._callback is not None:
             skipped = len(self._writer.skipped)
-            self._callback(PrepareStep(what=what, done=done, total=total, num_skipped=skipped))
+            self._callback(
+                PrepareStep(
+                    what=what,
+                    done=done,
+                    total=total,
+                    num_skipped=skipped,
+                    num_damaged=self.num_damaged,
+                )
+            )
 
 
 def _reading(found: FoundClips, parts: ModelParts, settings: PrepareSettings) -> Reading:
@@ -205,7 +216,7 @@ def _reading(found: FoundClips, parts: ModelParts, settings: PrepareSettings) ->
 def _check_captions(found: FoundClips, settings: PrepareSettings) -> None:
     """Find out before the long work whether captions can be cleaned, and which clips have none."""
     prepare_prompt("a", settings.clean_captions)
-    lacking = sum(not clip.captions for clip in found.clips)
+    lacking = sum(not clip.captions and not clip.problem for clip in found.clips)
     if lacking:
         logger.warning(
             "%d of %d clips have no caption and are learned under the empty one. Captions go into "
@@ -279,6 +290,7 @@ def _encode_clips(
             try:
                 moments = _encode_clip(vae, stream.pieces(), settings)
             except InvalidInputError as error:
+                tell.num_damaged += isinstance(error, UnreadableMediaError)
                 writer.skip(stream.clip.name, str(error))
                 _require_few(writer, len(found.clips), settings.max_failures)
             else:

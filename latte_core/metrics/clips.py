@@ -7,17 +7,19 @@ Nothing is mirrored.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from ..errors import IncompatibleInputsError, InvalidInputError
+from ..errors import IncompatibleInputsError, InvalidInputError, UnreadableMediaError
 from ..video.pictures import square_picture
 from ..video.stream import VideoSource, find_videos
 from .protocol import MetricProtocol
@@ -25,6 +27,10 @@ from .read_ahead import read_ahead
 
 REAL, FAKE = "real", "fake"
 CLIPS_AHEAD = 4  # read while the network is at work
+MOST_NAMED = 20  # of the files that are left out
+T = TypeVar("T")
+
+logger = logging.getLogger("latte")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +42,7 @@ class SideReport:
         samples: clips, or pictures, that were measured.
         videos: videos that there are.
         too_short: of those looked at, how many had too few frames and were left out.
+        damaged: how many could not be read and were left out: videos, or of pictures, pictures.
         details: what else decides the samples: how a model made them.
     """
 
@@ -43,6 +50,7 @@ class SideReport:
     samples: int
     videos: int
     too_short: int = 0
+    damaged: int = 0
     details: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,13 +85,13 @@ class FolderClips:
     def __init__(self, folder: Path, protocol: MetricProtocol, side: str) -> None:
         self.folder, self.protocol, self.side = folder, protocol, side
         self.videos = find_videos(folder)
-        self.samples = self.too_short = 0
+        self.samples = self.too_short = self.damaged = 0
         if side == FAKE and not protocol.uses_pictures:
             self._require(len(self.videos), "videos")
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the samples; a thread reads the next ones meanwhile."""
-        self.samples = self.too_short = 0
+        self.samples = self.too_short = self.damaged = 0
         made = self._pictures() if self.protocol.uses_pictures else self._clips()
         with closing(read_ahead(made, CLIPS_AHEAD)) as samples:
             for frames in samples:
@@ -97,6 +105,7 @@ class FolderClips:
             samples=self.samples,
             videos=len(self.videos),
             too_short=self.too_short,
+            damaged=self.damaged,
         )
 
     def _clips(self) -> Generator[Tensor | None]:
@@ -106,8 +115,10 @@ class FolderClips:
         for video in order:
             if found == self.protocol.num:
                 return
-            frames = self._frames_of(video)
-            if len(frames) < self.protocol.num_frames:
+            frames = self._readable(partial(self._frames_of, video))
+            if frames is None:
+                yield None
+            elif len(frames) < self.protocol.num_frames:
                 self.too_short += 1
                 yield None
             else:
@@ -135,26 +146,54 @@ class FolderClips:
         step = protocol.real_step
         return video.pick([start + index * step for index in range(protocol.num_frames)])
 
+    def _readable(self, read: Callable[[], T]) -> T | None:
+        """Return what is read, None if it cannot be: that is told, counted and left out."""
+        try:
+            return read()
+        except UnreadableMediaError as error:
+            self.damaged += 1
+            if self.damaged <= MOST_NAMED:
+                logger.warning("Left out of %s: %s", self.folder.name, error)
+            return None
+
     def _pictures(self) -> Generator[Tensor | None]:
         """Yield the pictures, and None for each video that is counted before."""
         counts: list[int] = []
         for video in self.videos:
-            counts.append(video.count())
+            counts.append(self._readable(video.count) or 0)
             yield None
         total = sum(counts)
         if self.side == FAKE:
             self._require(total, "frames")
         taken = min(total, self.protocol.num)
-        chosen = sorted(Random(f"{self.side} {self.protocol.seed}").sample(range(total), taken))
+        drawn = Random(f"{self.side} {self.protocol.seed}")
+        chosen, tried, given = sorted(drawn.sample(range(total), taken)), set[int](), 0
+        while chosen:
+            for picture in self._numbered(chosen, counts):
+                given += picture is not None
+                yield picture
+            if given == taken:
+                return
+            # A picture that cannot be read gives its place to one that was not drawn yet.
+            tried.update(chosen)
+            rest = [number for number in range(total) if number not in tried]
+            chosen = sorted(drawn.sample(rest, min(len(rest), taken - given)))
+        if self.side == FAKE:
+            self._require(given, "frames")
+
+    def _numbered(self, chosen: Sequence[int], counts: Sequence[int]) -> Iterator[Tensor | None]:
+        """Yield the pictures with these numbers, counted through all videos; None for damaged."""
         first = place = 0
         for video, count in zip(self.videos, counts, strict=True):
             numbers: list[int] = []
-            while place < taken and chosen[place] < first + count:
+            while place < len(chosen) and chosen[place] < first + count:
                 numbers.append(chosen[place] - first)
                 place += 1
             first += count
-            for picture in video.pick(numbers):
-                yield self._clip(video, [picture])
+            # Pictures of a folder are damaged one by one, those of a video file together.
+            for some in [[one] for one in numbers] if video.pictures else [numbers]:
+                found = self._readable(partial(video.pick, some))
+                yield from [None] if found is None else (self._clip(video, [p]) for p in found)
 
     def _clip(self, video: VideoSource, frames: Sequence[Tensor]) -> Tensor:
         """Return the frames as one tensor, in the size the protocol asks for."""
@@ -172,9 +211,10 @@ class FolderClips:
     def _require(self, found: int, what: str) -> None:
         """Refuse a fake side with too few samples."""
         needed = self.protocol.num
+        damaged = f", and {self.damaged} that cannot be read" if self.damaged else ""
         if found < needed:
             raise InvalidInputError(
-                f"{self.folder.name} holds {found} {what}, but {self.protocol.name} needs {needed} "
-                f"on the fake side. Make more, or ask for fewer with --num {found}; then the "
-                "number is no longer comparable with published ones."
+                f"{self.folder.name} holds {found} {what}{damaged}, but {self.protocol.name} needs "
+                f"{needed} on the fake side. Make more, or ask for fewer with --num {found}; then "
+                "the number is no longer comparable with published ones."
             )

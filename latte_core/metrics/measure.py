@@ -218,7 +218,7 @@ class _Run:
         if clips.report().samples == 0:
             raise InvalidInputError(
                 f"{clips.report().source} gave no samples: its {clips.report().videos} videos are "
-                f"all shorter than {self.protocol.title()} needs."
+                f"all shorter than {self.protocol.title()} needs, or cannot be read."
             )
 
     def _check_size(self, clip: Tensor, clips: Clips) -> None:
@@ -241,14 +241,14 @@ def _batch_for(protocol: MetricProtocol) -> int:
 
 def _real_words(protocol: MetricProtocol, side: SideReport) -> str:
     if protocol.uses_pictures:
-        return f"real {_source(side)}, frames drawn with seed {protocol.seed}"
+        return f"real {_source(side)}, frames drawn with seed {protocol.seed}{_left_out(side)}"
     words = f"real {_source(side)}, {protocol.num_frames} frames {protocol.real_step} apart"
     return f"{words} from a start drawn with seed {protocol.seed}{_left_out(side)}"
 
 
 def _fake_words(protocol: MetricProtocol, side: SideReport) -> str:
     if protocol.uses_pictures:
-        return f"fake {_source(side)}, frames drawn with seed {protocol.seed}"
+        return f"fake {_source(side)}, frames drawn with seed {protocol.seed}{_left_out(side)}"
     apart = f" {protocol.subsample} apart" if protocol.subsample > 1 else ""
     return f"fake {_source(side)}, the first {protocol.num_frames} frames{apart}{_left_out(side)}"
 
@@ -260,4 +260,5 @@ def _source(side: SideReport) -> str:
 
 
 def _left_out(side: SideReport) -> str:
-    return f", {side.too_short} too short and left out" if side.too_short else ""
+    reasons = ((side.too_short, "too short"), (side.damaged, "not readable"))
+    return "".join(f", {count} {why} and left out" for count, why in reasons if count)

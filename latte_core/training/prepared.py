@@ -87,5 +87,13 @@ def prepare(
                 message=f"{step.what}: {step.done} of {step.total}",
             )
 
-    prepare_set(source, target, config.model, settings, device=device, callback=tell)
+    made = prepare_set(source, target, config.model, settings, device=device, callback=tell)
+    if made.skipped:
+        logger.warning(
+            "%d of the %d clips of %s cannot be used and are left out. The first: %s",
+            len(made.skipped),
+            len(made.skipped) + len(made),
+            source.name,
+            made.skipped[0].reason,
+        )
     return target

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from ..checks import check_seed, is_number, is_whole
-from ..errors import InvalidInputError, MissingDependencyError
+from ..errors import InvalidInputError
 from ..files import MAX_JSON_BYTES
 from ..model.weights.lora import LoraSettings
+from ..setting_files import Table, read_table
+from ..text_files import user_path
 from .learning_rate import SCHEDULES, Schedule
 from .objective import WEIGHTINGS, Weighting
 
@@ -25,6 +27,14 @@ Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS = ("float32", "bfloat16", "float16")
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 MOST = 2**31
+PATHS = {"data", "output", "model", "initialize_from"}
+KINDS: Sequence[tuple[str, tuple[type, ...], str]] = (
+    ("output", (str,), "the path of a folder, in quotes if it is a number"),
+    ("model", (str,), "the name or path of a model"),
+    ("initialize_from", (str, type(None)), "the path of a file"),
+    ("architecture", (dict, type(None)), "the settings of a model by name"),
+    ("lora", (LoraSettings, type(None)), "the settings of an adapter by name"),
+)
 FLAGS = ("pass_through", "images_through_temporal", "flip", "ema_warm_up", "checkpoint_activations")
 
 # name -> (lowest, highest) of whole numbers, and of real ones
@@ -172,13 +182,20 @@ class TrainConfig:
         for key in FLAGS:
             if not isinstance(getattr(self, key), bool):
                 raise wrong(key, getattr(self, key), "true or false")
-        check_seed(self.seed)
+        try:
+            check_seed(self.seed)
+        except InvalidInputError as error:
+            raise WrongSettingError("seed", str(error)) from error
+        for key, kinds, expected in KINDS:
+            if not isinstance(getattr(self, key), kinds):
+                raise wrong(key, getattr(self, key), expected)
         if not self.data or not self.output:
             raise wrong("data" if not self.data else "output", "empty", "the path of a folder")
         if self.initialize_from is not None and self.architecture is None:
-            raise InvalidInputError(
+            raise WrongSettingError(
+                "initialize_from",
                 "initialize_from gives image weights to a new model, but there is no architecture. "
-                "Add the config of the model to be made, or leave initialize_from out."
+                "Add the config of the model to be made, or leave initialize_from out.",
             )
 
     @classmethod
@@ -194,9 +211,10 @@ class TrainConfig:
         if unknown or missing:
             said = f"has no use for {', '.join(unknown)}" if unknown else ""
             lacks = f"lacks {', '.join(missing)}" if missing else ""
-            raise InvalidInputError(
+            raise WrongSettingError(
+                (unknown or missing)[0],
                 f"The training config {' and '.join(filter(None, (said, lacks)))}. "
-                f"Its keys are {', '.join(known)}."
+                f"Its keys are {', '.join(known)}.",
             )
         given = dict(values)
         for key in ("data", "sample_prompts"):
@@ -220,9 +238,25 @@ def no_default(one: Any) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
 
 
-def wrong(key: str, value: object, expected: str) -> InvalidInputError:
+class WrongSettingError(InvalidInputError):
+    """A setting that cannot be used, by its key: whoever knows the file can name the line.
+
+    Args:
+        key: of the setting.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def wrong(key: str, value: object, expected: str) -> WrongSettingError:
     """Return the error for a value that cannot be used."""
-    return InvalidInputError(f"{key} is {value!r} in the training config; it must be {expected}.")
+    found = reprlib.repr(value)
+    return WrongSettingError(
+        key, f"{key} is {found} in the training config; it must be {expected}."
+    )
 
 
 def number(key: str, value: object) -> object:
@@ -261,13 +295,17 @@ def lora_from(values: Mapping[str, Any]) -> LoraSettings:
     known = {one.name for one in fields(LoraSettings)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise InvalidInputError(
-            f"lora has no use for {', '.join(unknown)}. Its keys are {', '.join(sorted(known))}."
+        raise WrongSettingError(
+            f"lora.{unknown[0]}",
+            f"lora has no use for {', '.join(unknown)}. Its keys are {', '.join(sorted(known))}.",
         )
     given: dict[str, Any] = dict(values)
     if isinstance(given.get("targets"), list):
         given["targets"] = tuple(given["targets"])
-    return LoraSettings(**given)
+    try:
+        return LoraSettings(**given)
+    except (InvalidInputError, TypeError) as error:
+        raise WrongSettingError("lora", f"lora cannot be used: {error}") from error
 
 
 def parse_config(path: Path | str, changes: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -278,55 +316,43 @@ def parse_config(path: Path | str, changes: Mapping[str, Any] | None = None) -> 
         changes: values that win over the file's; "lora.rank" changes a value inside `lora`.
 
     Raises:
-        InvalidInputError: if there is no such file, or for what `TrainConfig.from_dict` refuses.
+        InvalidInputError: if there is no such file, or for what `TrainConfig.from_dict` refuses,
+            with the line it stands on.
         MissingDependencyError: for YAML without PyYAML.
     """
-    values = read_values(Path(path))
-    for key, value in (changes or {}).items():
+    table = read_config(Path(user_path(str(path))))
+    values, given = dict(table.values), dict(changes or {})
+    for key, value in given.items():
         outer, _, inner = key.partition(".")
         if inner:
-            values[outer] = {**(values.get(outer) or {}), inner: value}
+            before: object = values.get(outer) or {}
+            if not isinstance(before, Mapping):
+                raise wrong(outer, before, f"settings by name, so that it can hold {inner}")
+            values[outer] = {**cast("Mapping[str, Any]", before), inner: value}
         else:
             values[outer] = value
-    return TrainConfig.from_dict(values)
+    for key in PATHS & values.keys():
+        values[key] = _at_home(values[key])
+    try:
+        return TrainConfig.from_dict(values)
+    except WrongSettingError as error:
+        if error.key in given:
+            raise
+        raise InvalidInputError(f"{table.place(error.key)}: {error}") from error
 
 
-def read_values(path: Path) -> dict[str, Any]:
-    """Return keys and values of a config file."""
+def _at_home(value: object) -> object:
+    """Return a path, or a list of paths, with the home folder in place of a leading `~`."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in cast("list[object]", value)]
+    return user_path(value) if isinstance(value, str) else value
+
+
+def read_config(path: Path) -> Table:
+    """Return keys and values of a config file, and their lines."""
     if path.suffix.lower() not in CONFIG_SUFFIXES or not path.is_file():
         raise InvalidInputError(
             f"There is no training config {path.name}: a {' or '.join(CONFIG_SUFFIXES)} file is "
             "needed. docs/training.md has one to start from."
         )
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise InvalidInputError(f"{path.name} is too large for a training config.")
-    text = path.read_text(encoding="utf-8")
-    values = parse_json(path, text) if path.suffix.lower() == ".json" else parse_yaml(path, text)
-    if not isinstance(values, dict):
-        raise InvalidInputError(
-            f"{path.name} must hold keys and values, as docs/training.md shows."
-        )
-    return cast("dict[str, Any]", values)
-
-
-def parse_json(path: Path, text: str) -> object:
-    """Parse JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{path.name} is not JSON: {error}.") from error
-
-
-def parse_yaml(path: Path, text: str) -> object:
-    """Parse YAML with PyYAML's safe loader."""
-    try:
-        yaml: Any = importlib.import_module("yaml")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path.name} is YAML, which needs the package PyYAML. Run: pip install pyyaml, or "
-            "write the config as JSON."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInputError(f"{path.name} is not YAML: {error}.") from error
+    return read_table(path, most=MAX_JSON_BYTES)

@@ -71,6 +71,17 @@ def run_decoder(arguments: Sequence[str]) -> bytes:
     return answer.stdout if answer.returncode == 0 else b""
 
 
+def run_probe(arguments: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return what ffmpeg writes to standard output, and what its filters say, however it ends."""
+    answer = subprocess.run(
+        [ffmpeg_path(), "-hide_banner", "-loglevel", "info", "-nostdin", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    return answer.stdout, answer.stderr
+
+
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A running ffmpeg whose output is read piece by piece.
@@ -121,8 +132,23 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterable[bytes]) -> None:
 
 def has_encoder(name: str) -> bool:
     """Return whether this ffmpeg was built with the encoder `name`."""
+    return _has("-encoders", name)
+
+
+def has_decoder(name: str) -> bool:
+    """Return whether this ffmpeg was built with the decoder `name`."""
+    return _has("-decoders", name)
+
+
+def has_filter(name: str) -> bool:
+    """Return whether this ffmpeg was built with the filter `name`."""
+    return _has("-filters", name)
+
+
+def _has(listing: str, name: str) -> bool:
+    """Return whether a list of ffmpeg's has a name, which is the second word of a line."""
     answer = subprocess.run(
-        [ffmpeg_path(), "-hide_banner", "-encoders"],
+        [ffmpeg_path(), "-hide_banner", listing],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,

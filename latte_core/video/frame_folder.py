@@ -10,6 +10,7 @@ from uuid import uuid4
 from torch import Tensor
 
 from ..errors import VideoWriteError
+from ..files import rename_folder
 from .pictures import load_pillow, write_picture
 
 FRAME_DIGITS = 6  # of file names
@@ -43,7 +44,7 @@ def write_frame_folder(
             count += 1
         if target.exists():
             raise FileExistsError(f"{target.name} exists already")
-        partial.rename(target)
+        rename_folder(partial, target)
     except OSError as error:
         raise VideoWriteError(
             f"The frames of {target.name} were not written to {target.parent.name}: "

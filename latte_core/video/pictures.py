@@ -1,18 +1,47 @@
-"""Single pictures as bytes: reading, writing and cutting to a square, with Pillow."""
+"""Single pictures as bytes: reading, writing and cutting to a square, with Pillow.
+
+Pictures are read as a person sees them: upright, transparent parts on white, eight bits a channel.
+"""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError, MissingDependencyError
+from ..errors import InvalidInputError, MissingDependencyError, UnreadableMediaError
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm")
+    + (".jfif", ".jpe", ".tga", ".jp2", ".avif")
+)
 MAX_PIXELS = 2**26  # of one picture; larger ones are a mistake or an attack
+ORIENTATION = 0x0112  # in EXIF
+UPRIGHT = {  # how Pillow turns what lies as EXIF says
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+# What Pillow's readers raise for damaged files: nothing of it is a fault of this package.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+DAMAGED_TOO = (ArithmeticError, NotImplementedError, struct.error, zlib.error)
+WHITE = (255, 255, 255)
+SIXTEEN_BITS = 65535
+
+logger = logging.getLogger("latte")
 
 
 def is_picture(path: Path) -> bool:
@@ -35,37 +64,104 @@ def load_pillow() -> Any:
         ) from error
 
 
-def read_picture(path: Path) -> Tensor:
-    """Read a picture with 8 bits a channel; transparency is dropped, grey becomes RGB.
+def read_picture(path: Path, *, max_pixels: int | None = None) -> Tensor:
+    """Read a picture: upright, transparent parts on white, 16 bits brought to 8, grey as RGB.
+
+    Args:
+        path: of the picture.
+        max_pixels: most that it may have, known from its header; `MAX_PIXELS` if left out.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        InvalidInputError: if it cannot be read, is too large, or has more than 8 bits a channel.
+        UnreadableMediaError: if it cannot be read, is too large, or holds numbers of no fixed
+            range.
         MissingDependencyError: if Pillow is not installed.
     """
+    with closing(read_animation(path, 1, max_pixels=max_pixels)) as pictures:
+        return next(pictures)
+
+
+def read_animation(path: Path, most: int, *, max_pixels: int | None = None) -> Generator[Tensor]:
+    """Yield the first pictures of a file that may hold several, as `read_picture` reads one.
+
+    Raises:
+        As `read_picture`.
+    """
+    with _opened(path, MAX_PIXELS if max_pixels is None else max_pixels) as picture:
+        picture.load()  # Pillow itself turns a TIFF upright, and forgets its orientation
+        turn = UPRIGHT.get(_orientation(picture))
+        for index in range(min(getattr(picture, "n_frames", 1), most)):
+            if index:
+                picture.seek(index)
+            shown = _opaque(_eight_bits(path, picture))
+            if turn is not None:
+                shown = shown.transpose(getattr(load_pillow().Transpose, turn))
+            yield _tensor_from(shown)
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Generator[Any]:
+    """Open a picture, if its header says a size that can be read; damage is an error of ours."""
     pillow = load_pillow()
+    with warnings.catch_warnings():
+        # Pillow warns of sizes that are refused here, and of metadata that is not used.
+        warnings.simplefilter("ignore")
+        try:
+            with pillow.open(path) as picture:
+                if picture.width * picture.height > max_pixels:
+                    raise UnreadableMediaError(
+                        f"{path.name} has {picture.width} x {picture.height} pixels, which are "
+                        f"more than the {max_pixels:,} that are taken."
+                    )
+                yield picture
+        except InvalidInputError:
+            raise
+        except (*DAMAGED, *DAMAGED_TOO, pillow.DecompressionBombError) as error:
+            raise UnreadableMediaError(
+                f"{path.name} in {path.parent.name} cannot be read as a picture. It may be "
+                "damaged, or another kind of file."
+            ) from error
+
+
+def _orientation(picture: Any) -> int:
+    """Return how a picture lies as EXIF says; 1, which is upright, where that is damaged."""
     try:
-        with pillow.open(path) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise InvalidInputError(
-                    f"{path.name} has {picture.width} x {picture.height} pixels, which is too "
-                    f"much; {MAX_PIXELS} are read at most."
-                )
-            if picture.mode.startswith(("I", "F")):
-                raise InvalidInputError(
-                    f"{path.name} has more than 8 bits a channel (mode {picture.mode}). "
-                    "Save it with 8 bits."
-                )
-            return _tensor_from(picture.convert("RGB"))
-    except InvalidInputError:
-        raise
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-        raise InvalidInputError(
-            f"{path.name} in {path.parent.name} cannot be read as a picture. It may be damaged, or "
-            "another kind of file."
-        ) from error
+        found = picture.getexif().get(ORIENTATION, 1)
+    except (*DAMAGED, *DAMAGED_TOO):
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _eight_bits(path: Path, picture: Any) -> Any:
+    """Return a picture of up to 8 bits a channel; grey of 16 bits keeps its whole range."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    pillow = load_pillow()
+    values = picture.convert("I")
+    lowest, highest = values.getextrema()
+    if picture.mode.startswith("F") or lowest < 0 or highest > SIXTEEN_BITS:
+        raise UnreadableMediaError(
+            f"{path.name} has more than 16 bits a channel (mode {picture.mode}), which have no "
+            "fixed white. Save it with 8 or 16 bits."
+        )
+    numbers = torch.frombuffer(bytearray(values.tobytes()), dtype=torch.int32)
+    grey = ((numbers * 255 + SIXTEEN_BITS // 2) // SIXTEEN_BITS).to(torch.uint8)
+    return pillow.frombytes("L", values.size, grey.numpy().tobytes())
+
+
+def _opaque(picture: Any) -> Any:
+    """Return a picture in RGB, transparent parts on white; one line says so."""
+    if "A" not in picture.mode.upper() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    layers = picture.convert("RGBA")
+    if layers.getchannel("A").getextrema()[0] == 255:
+        return layers.convert("RGB")
+    logger.warning("Transparent pictures (alpha): what is transparent is shown white.")
+    ground = load_pillow().new("RGBA", layers.size, (*WHITE, 255))
+    ground.alpha_composite(layers)
+    return ground.convert("RGB")
 
 
 def write_picture(path: Path, picture: Tensor, quality: int | None) -> None:

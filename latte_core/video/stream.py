@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .ffmpeg import open_decoder, run_decoder
+from .decode import decode_frames, input_arguments, open_pictures, pictures_of, unreadable
+from .ffmpeg import run_decoder
+from .listing import entries_of, tell_not_read
+from .look import FIRST_STREAM
 from .pictures import is_picture, read_picture
-from .reader import FIRST_STREAM, PICTURES, input_arguments, unreadable
 
 VIDEO_SUFFIXES = frozenset(
-    (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg")
-    + (".ts", ".ogv", ".wmv", ".flv")
+    (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv")
+    + (".wmv", ".flv", ".mts", ".m2ts", ".m2t", ".vob", ".3g2", ".asf", ".f4v", ".ogm", ".mpe")
+    + (".divx", ".qt", ".dv", ".mxf")
+)
+# Streams without a container, which say nothing of times; ffmpeg assumes 25 frames a second.
+RAW_SUFFIXES = frozenset(
+    (".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".m1v", ".m2v", ".mpv", ".ivf", ".obu")
+    + (".y4m", ".mjpeg", ".mjpg")
 )
 # One line of text for each packet of the file as it lies there, or for each decoded frame.
 PACKETS = (*FIRST_STREAM, "-c:v", "copy", "-f", "framecrc", "pipe:1")
@@ -35,7 +41,7 @@ class VideoSource:
         name: path from the folder that was searched, with forward slashes; the folder's own name
             for pictures that lie in it directly.
         path: of the file or folder.
-        pictures: of a folder, in the order of their names; empty for a file.
+        pictures: of a folder, in the order of their numbers; empty for a file.
     """
 
     name: str
@@ -49,7 +55,9 @@ class VideoSource:
             InvalidInputError: for a file or picture that cannot be decoded.
             MissingDependencyError: if imageio-ffmpeg or Pillow is missing.
         """
-        return (read_picture(one) for one in self.pictures) if self.pictures else _decode(self.path)
+        if self.pictures:
+            return (read_picture(one) for one in self.pictures)
+        return decode_frames(self.path)
 
     def count(self) -> int:
         """Return how many frames there are; a file is decoded for it.
@@ -86,7 +94,7 @@ class VideoSource:
     def _pick_from_all(self, wanted: Sequence[int]) -> list[Tensor]:
         """Decode from the start to the last of these frames."""
         found: list[Tensor] = []
-        with closing(_decode(self.path)) as frames:
+        with closing(decode_frames(self.path)) as frames:
             for index, frame in enumerate(frames):
                 if index == wanted[len(found)]:
                     found.append(frame)
@@ -98,7 +106,7 @@ class VideoSource:
 def find_videos(folder: Path) -> list[VideoSource]:
     """Return every video file below a folder, and every folder with pictures, sorted by name.
 
-    Names that start with a dot are left out: they are unfinished or hidden.
+    What is hidden, unfinished or left behind by a system is not among them (`listing.py`).
 
     Raises:
         InvalidInputError: if there is no such folder, or no video in it.
@@ -109,9 +117,15 @@ def find_videos(folder: Path) -> list[VideoSource]:
     if not found:
         raise InvalidInputError(
             f"{folder.name} holds no videos. Give a folder of video files "
-            f"({', '.join(sorted(VIDEO_SUFFIXES))}), or of folders with one picture per frame."
+            "(mp4, webm, gif, mov, mkv, avi and others), or of folders with one picture per frame."
         )
+    tell_not_read(one.path if one.pictures else one.path.parent for one in found)
     return found
+
+
+def is_video_name(path: Path) -> bool:
+    """Whether a file's name says that it is a video, or a stream without a container."""
+    return path.suffix.lower() in VIDEO_SUFFIXES | RAW_SUFFIXES
 
 
 def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
@@ -119,7 +133,7 @@ def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
     if folder.resolve() in seen:
         return
     seen.add(folder.resolve())
-    entries = sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+    entries = entries_of(folder)
     pictures = tuple(one for one in entries if is_picture(one) and one.is_file())
     if pictures:
         name = folder.relative_to(root).as_posix()
@@ -127,7 +141,7 @@ def _search(folder: Path, root: Path, seen: set[Path]) -> Iterator[VideoSource]:
     for entry in entries:
         if entry.is_dir():
             yield from _search(entry, root, seen)
-        elif entry.suffix.lower() in VIDEO_SUFFIXES and entry.is_file():
+        elif is_video_name(entry) and entry.is_file():
             yield VideoSource(name=entry.relative_to(root).as_posix(), path=entry)
 
 
@@ -154,34 +168,8 @@ def _pick_evenly(source: Path, wanted: Sequence[int]) -> list[Tensor]:
     if list(wanted) != list(range(first, last + 1, step)):
         return []
     chosen = f"select=between(n\\,{first}\\,{last})*not(mod(n-{first}\\,{step}))"
-    output = ("-vf", chosen, "-frames:v", str(len(wanted)), *PICTURES)
-    found: list[Tensor] = []
-    with open_decoder((*input_arguments(source), *output)) as decoder:
-        while (frame := _read_ppm(decoder.output)) is not None:
-            found.append(frame)
+    with open_pictures(source, choose=chosen, most=len(wanted)) as decoder:
+        found = list(pictures_of(decoder))
         if found and len(found) < len(wanted) and not decoder.ended_well():
             raise unreadable(source)
     return found
-
-
-def _decode(source: Path) -> Generator[Tensor]:
-    """Yield the frames of a video file, (H, W, 3) uint8."""
-    with open_decoder((*input_arguments(source), *PICTURES)) as decoder:
-        count = 0
-        while (frame := _read_ppm(decoder.output)) is not None:
-            count += 1
-            yield frame
-        if not decoder.ended_well() or count == 0:
-            raise unreadable(source)
-
-
-def _read_ppm(stream: IO[bytes]) -> Tensor | None:
-    """Return the next picture of a stream of PPM pictures, or None at its end."""
-    if not stream.readline():
-        return None
-    width, height = (int(word) for word in stream.readline().split())
-    stream.readline()  # the largest value, 255
-    values = bytearray(stream.read(height * width * 3))
-    if len(values) < height * width * 3:
-        return None  # ffmpeg has died, which its exit code tells
-    return torch.frombuffer(values, dtype=torch.uint8).view(height, width, 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def check_target(
             raise IsADirectoryError(f"{target.name} is a folder")
         with atomic_write(target.with_name(f"{target.name}.probe")) as probe:
             probe.touch()
-        target.with_name(f"{target.name}.probe").unlink()
+        with suppress(OSError):  # some shares let files be written, but not removed
+            target.with_name(f"{target.name}.probe").unlink()
     except (OSError, ValueError) as error:
         raise VideoWriteError(
             f"{_short(target.name)} cannot be written to the folder {target.parent.name!r}: "
@@ -144,8 +146,8 @@ def _comment_arguments(chosen: VideoFormat, metadata: str | None) -> list[str]:
 def _failure(target: Path, chosen: VideoFormat, stream: FrameStream, said: str) -> str:
     """Say why a file could not be written: a full disk, a missing encoder, or ffmpeg's words."""
     needed = stream.num_frames * stream.height * stream.width * 3 // LIKELY_COMPRESSION
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
+    free = _free_space(target.parent)
+    if free is not None and free < needed:
         return (
             f"Disk full: {_short(target.name)} was not written. About {_size(needed)} needed, "
             f"{_size(free)} free in {target.parent.name}/. Free some space and run again."
@@ -157,6 +159,14 @@ def _failure(target: Path, chosen: VideoFormat, stream: FrameStream, said: str) 
             f"Formats that work here: {', '.join(working)}."
         )
     return f"{_short(target.name)} was not written: {said}"
+
+
+def _free_space(folder: Path) -> int | None:
+    """Return the free bytes of a disk, None if it does not say; object stores say 0 of 0."""
+    with suppress(OSError):
+        usage = shutil.disk_usage(folder)
+        return usage.free if usage.total else None
+    return None
 
 
 def _size(count: int) -> str:

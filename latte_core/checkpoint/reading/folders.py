@@ -38,9 +38,9 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
     for pattern in INDEX_PATTERNS:
-        for index in sorted(folder.glob(pattern)):
+        for index in _visible(folder, pattern):
             return shards_of(index)
-    files = sorted(folder.glob("*.safetensors"))
+    files = _visible(folder, "*.safetensors")
     if len(files) == 1:
         return files
     if files:
@@ -53,6 +53,11 @@ def weight_files(folder: Path) -> list[Path]:
         f"{folder.name} is a folder without weights; a .safetensors file was expected in it. "
         "Choose the folder that holds the weights, or download it again."
     )
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """Return files by name, without ._NAME, which macOS leaves beside NAME on foreign disks."""
+    return sorted(one for one in folder.glob(pattern) if not one.name.startswith("."))
 
 
 def shards_of(index: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from ...acceleration.help import listed, measuring
 from ...errors import InvalidInputError
 from ...sampling import SAMPLER_NAMES
 from ...shipped import CLASS_STARTER, STARTER
+from ...text_files import read_text
 from ...video import load_formats
 from ...video.formats import format_for
 from ..command import Command
@@ -21,6 +22,7 @@ from .precision import add_precision_options
 from .reference_settings import read_settings
 from .settings import PRESETS, Settings, from_arguments, preset, require_model
 from .share import Share
+from .targets import known_targets, require_free
 
 MAX_PROMPT_FILE = 16 * 2**20
 
@@ -162,6 +164,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add(
+        "--overwrite",
+        action="store_true",
+        help="replace files of --output that are there already (on a terminal it is asked)",
+    )
+    add(
         "--format",
         choices=(*load_formats(), FRAMES),
         help="of files in --output-dir (default: mp4); frames writes folders of lossless pictures",
@@ -199,6 +206,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_numbers(settings)
     check_text_run(settings)
     check_contents(arguments, settings)
+    require_free(known_targets(settings, arguments) or (), overwrite=arguments.overwrite)
     from .run import make_videos  # imports torch, for arguments that can be used
 
     make_videos(settings, arguments, share)
@@ -217,6 +225,11 @@ def check_output(arguments: argparse.Namespace) -> None:
             raise InvalidInputError(
                 "--format is for --output-dir; the name after --output says the format itself."
             )
+    elif arguments.overwrite:
+        raise InvalidInputError(
+            "--overwrite is for --output; a folder keeps what it holds and is gone on with. Name "
+            "another --output-dir to make everything again."
+        )
     elif arguments.grid is not None:
         raise InvalidInputError(
             "--grid writes one file, so it needs --output FILE instead of --output-dir."
@@ -257,22 +270,19 @@ def gather(arguments: argparse.Namespace) -> Settings:
 
 
 def read_prompts(name: str) -> tuple[str, ...]:
-    """Return the lines of a UTF-8 text file that are not blank.
+    """Return the lines of a text file that are not blank.
 
     Raises:
         InvalidInputError: if it cannot be read or holds no prompt.
     """
     path = Path(name)
     try:
-        if path.stat().st_size > MAX_PROMPT_FILE:
-            raise InvalidInputError(f"{path.name} is too large to be a list of prompts.")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, most=MAX_PROMPT_FILE)
+    except InvalidInputError as error:
         raise InvalidInputError(
-            f"The prompts cannot be read from {path.name!r}: it must be a UTF-8 text file with "
-            "one prompt per line."
+            f"The prompts, one on each line, cannot be read. {error}"
         ) from error
-    prompts = tuple(line.strip() for line in text.splitlines() if line.strip())
+    prompts = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not prompts:
         raise InvalidInputError(f"{path.name} holds no prompt. Write one prompt per line.")
     return prompts

@@ -94,15 +94,6 @@ def write_grid(
     say_written(target, joined, output)
 
 
-def numbered(target: Path, count: int) -> list[Path]:
-    """Return clip-001.mp4, clip-002.mp4 ... for clip.mp4."""
-    digits = max(3, len(str(count)))
-    return [
-        target.with_name(f"{target.stem}-{index + 1:0{digits}d}{target.suffix}")
-        for index in range(count)
-    ]
-
-
 def say_written(target: Path, frames: FrameStream, output: Output) -> None:
     """Print what was written."""
     count = frames.num_frames

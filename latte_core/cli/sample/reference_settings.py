@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import reprlib
 from pathlib import Path
 from typing import Any, cast
 
-from ...errors import InvalidInputError, MissingDependencyError
+from ...errors import InvalidInputError
+from ...setting_files import Table, read_table
+from ...text_files import user_path
 from .settings import CLASSES, TEXT, UNCONDITIONAL, Settings
 
-MAX_BYTES = 2**20
 MODEL_KEYS = ("model", "extras", "num_classes", "learn_sigma")  # the network's shape
 CONDITIONINGS = {1: UNCONDITIONAL, 2: CLASSES}
 TEXT_MODEL = "LatteT2V"
@@ -28,13 +29,12 @@ class Reader:
     """Takes values out of a settings file one by one, each with its type checked.
 
     Args:
-        name: of the file, for messages.
-        values: what it holds.
+        table: what it holds.
     """
 
-    def __init__(self, name: str, values: dict[str, Any]) -> None:
-        self.name = name
-        self.left = {key: value for key, value in values.items() if value is not None}
+    def __init__(self, table: Table) -> None:
+        self.name, self._table = table.name, table
+        self.left = {key: value for key, value in table.values.items() if value is not None}
 
     def take(self, key: str) -> Any:
         """Return the value of a key, or None."""
@@ -92,7 +92,8 @@ class Reader:
     def wrong(self, key: str, value: object, expected: str) -> InvalidInputError:
         """Return the error for a value of another type."""
         return InvalidInputError(
-            f"{self.name} says {key}: {str(value)[:60]!r}, but it must be {expected}."
+            f"{self._table.place(key)}, says {key}: {reprlib.repr(value)}, but it must be "
+            f"{expected}."
         )
 
 
@@ -108,7 +109,7 @@ def read_settings(path: Path) -> Settings:
         InvalidInputError: if it cannot be read, or a value has the wrong type.
         MissingDependencyError: if PyYAML is missing.
     """
-    reader = Reader(path.name, load_yaml(path))
+    reader = Reader(read_table(path))
     is_text = str(reader.left.get("model", "")).startswith(TEXT_MODEL)
     is_text = is_text or "video_length" in reader.left
     settings = _text_settings(reader) if is_text else _class_settings(reader)
@@ -170,7 +171,7 @@ def _class_settings(reader: Reader) -> Settings:
 
 def _existing(path: str | None) -> str | None:
     """Return a path that leads somewhere; the authors' files hold examples of paths."""
-    return path if path is not None and Path(path).exists() else None
+    return None if path is None or not Path(user_path(path)).exists() else user_path(path)
 
 
 def _full(betas: tuple[float | None, float | None, str | None]) -> tuple[float, float, str] | None:
@@ -178,33 +179,3 @@ def _full(betas: tuple[float | None, float | None, str | None]) -> tuple[float, 
     if start is None or end is None or schedule is None:
         return None
     return start, end, schedule
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the table in a YAML file; only plain values are made of it, never objects.
-
-    Raises:
-        InvalidInputError: if it cannot be read, or holds no table.
-        MissingDependencyError: if PyYAML is missing.
-    """
-    try:
-        yaml: Any = importlib.import_module("yaml")  # comes with transformers, and with ComfyUI
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Settings files are read with the package PyYAML, which is not installed. "
-            "Run: pip install pyyaml"
-        ) from error
-    advice = "Give a settings file of Latte's authors, such as ffs_sample.yaml."
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InvalidInputError(f"{path.name} is too large for a settings file. {advice}")
-        values: object = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise InvalidInputError(
-            f"The settings cannot be read from {path.name!r}: it must be a UTF-8 text file in "
-            f"YAML. {advice}"
-        ) from error
-    if not isinstance(values, dict):
-        raise InvalidInputError(f"{path.name} holds no settings by name. {advice}")
-    table = cast("dict[object, Any]", values)
-    return {str(key): value for key, value in table.items()}

@@ -14,9 +14,10 @@ from ..options import dtype_from
 from .classes import ClassMaker
 from .folder import fill_folder
 from .jobs import FRAMES, Maker, plan
-from .output import FrameOutput, Output, numbered, write_files, write_grid
+from .output import FrameOutput, Output, write_files, write_grid
 from .settings import TEXT, Settings, require_kind
 from .share import Share
+from .targets import known_targets, require_free, targets_of
 from .text import TextMaker, either
 
 
@@ -47,8 +48,10 @@ def make_videos(settings: Settings, arguments: argparse.Namespace, share: Share)
     if arguments.grid is not None:
         write_grid(maker, jobs, target, output, arguments.grid or None)
         return
-    is_one = len(jobs) == 1 and arguments.prompts is None
-    write_files(maker, jobs, [target] if is_one else numbered(target, len(jobs)), output)
+    targets = targets_of(arguments, len(jobs))
+    if known_targets(settings, arguments) is None:
+        require_free(targets, overwrite=arguments.overwrite)
+    write_files(maker, jobs, targets, output)
 
 
 def open_maker(settings: Settings, arguments: argparse.Namespace, device: str | None) -> Maker:

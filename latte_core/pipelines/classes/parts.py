@@ -26,6 +26,7 @@ from ...files import MAX_JSON_BYTES
 from ...memory import MemoryPlan, PartSizes, Stages, check_memory
 from ...model.latte.transformer import Latte
 from ...shipped import CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER, VAE_FOLDERS
+from ...text_files import decode_text
 from ...types import PIXELS_PER_CELL
 from ...vae.frames import VideoVAE
 from ..model_folders import locate_class_model, read_card
@@ -252,7 +253,7 @@ def listed_names(folder: Path) -> tuple[str, ...]:
     values: object = None
     if path.stat().st_size <= MAX_JSON_BYTES:
         with suppress(ValueError, RecursionError):
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(decode_text(path.read_bytes(), path.name))
     names = cast("list[object]", values) if isinstance(values, list) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise CorruptCheckpointError(

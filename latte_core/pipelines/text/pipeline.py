@@ -296,7 +296,8 @@ class Pipeline(VideoPipeline[Parts]):
         if num_frames > trained:
             warnings.warn(
                 f"{num_frames} frames were asked for, but this model was trained on {trained}: "
-                "expect noise and checkerboards. Use context windows for longer videos.",
+                f"expect noise and checkerboards. Ask for {trained} or fewer; longer videos are "
+                'made in ComfyUI, where "Context Windows (Manual)" is added to the model.',
                 stacklevel=4,  # past __call__ and its no_grad wrapper
             )
         return shape

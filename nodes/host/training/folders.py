@@ -25,10 +25,12 @@ def data_names() -> list[str]:
 
 
 def folders_in(folder: Path) -> Iterator[Path]:
-    """Yield the folders in a folder that are not hidden; none where it cannot be read."""
+    """Yield the folders in a folder that hold data; none where it cannot be read."""
+    from ....latte_core.video.listing import is_left_behind
+
     with suppress(OSError):
         for entry in folder.iterdir():
-            if not entry.name.startswith(".") and entry.is_dir():
+            if not is_left_behind(entry) and entry.is_dir():
                 yield entry
 
 
@@ -50,8 +52,10 @@ def holds_data(folder: Path) -> bool:
 
 def holds(folder: Path, is_wanted: Callable[[Path], bool]) -> bool:
     """Whether a file of a kind lies in a folder; not where it cannot be read."""
+    from ....latte_core.video.listing import is_left_behind
+
     with suppress(OSError):
-        return any(map(is_wanted, folder.iterdir()))
+        return any(is_wanted(one) for one in folder.iterdir() if not is_left_behind(one))
     return False
 
 

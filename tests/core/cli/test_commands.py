@@ -20,7 +20,7 @@ from torch import Tensor
 from latte_core.checkpoint import load_transformer
 from latte_core.cli.command import CommandName
 from latte_core.cli.main import COMMANDS, main, make_parser
-from latte_core.cli.sample import output as sample_output
+from latte_core.cli.sample import targets as sample_targets
 from latte_core.cli.sample import text as sample_text
 from latte_core.cli.sample.jobs import Job
 from latte_core.errors import LatteError
@@ -88,7 +88,7 @@ def test_frames_decoded_together_are_the_librarys_and_stored_where_asked_for(
 ) -> None:
     files: list[bytes] = []
     for chunk in ([], ["--decode-chunk", "1"], ["--decode-chunk", "2"]):
-        path = tmp_path / "clip.gif"
+        path = tmp_path / f"clip{len(files)}.gif"
         assert sample(folder, "--prompt", PROMPT, "--output", path, *chunk) == 0
         files.append(path.read_bytes())
     assert files[0] == files[2] != files[1]
@@ -130,7 +130,7 @@ def test_lines_of_a_file_become_numbered_videos_each_as_if_made_alone(
 
 
 def test_numbers_get_as_many_digits_as_they_need() -> None:
-    names = [path.name for path in sample_output.numbered(Path("a/clip.mp4"), 1234)]
+    names = [path.name for path in sample_targets.numbered(Path("a/clip.mp4"), 1234)]
     assert (names[0], names[-1]) == ("clip-0001.mp4", "clip-1234.mp4")
 
 

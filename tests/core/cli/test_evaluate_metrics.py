@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,21 @@ def test_folder_is_measured_and_told_with_its_protocol(
     assert values["value"] == pytest.approx(float(number.split()[1]), rel=1e-5)
     assert values["line"] == line
     assert values["protocol"]["num"] == values["real"]["samples"] == 65
+
+
+def test_damaged_video_is_left_out_and_the_exit_code_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = tmp_path / "real"
+    shutil.copytree(folder, real)
+    (real / "bad.mp4").write_bytes(b"no video")
+    file = tmp_path / "fvd.json"
+    options = ["--num", "66", "--interval", "1", "--json", file]
+    assert evaluate(*TOY, *options, "--real", real, "--fake", folder) == 3
+    shown = capsys.readouterr()
+    assert shown.out.startswith("FVD ") and "1 not readable and left out" in shown.out
+    assert "Note: Left out of real: bad.mp4" in shown.err
+    assert json.loads(file.read_text())["real"]["damaged"] == 1
 
 
 def clips_of(*words: object) -> MadeClips:

@@ -91,6 +91,22 @@ def test_folder_with_something_in_it_is_not_drawn_into(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_clip_that_cannot_be_read_is_in_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        write_frames(tmp_path / "in" / f"clip{number}", 2, seed=number)
+    (tmp_path / "in" / "bad.mp4").write_bytes(b"<!doctype html>")
+    write_frames(tmp_path / "in" / "words", 2)
+    (tmp_path / "in" / "words.txt").write_bytes("gr\u00fcn".encode("cp1252"))
+    options = [*QUICK, "--frames", "2", "--workers", "1"]
+    assert run("prepare", tmp_path / "in", tmp_path / "set", *options) == 3
+    told = capsys.readouterr()
+    assert "skipped bad.mp4: bad.mp4 cannot be read as a video" in told.out
+    assert "skipped words: words.txt is not UTF-8 text: line 1" in told.out
+    assert "2 skipped" in told.err
+
+
 def test_prepare_says_what_was_used_and_what_was_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

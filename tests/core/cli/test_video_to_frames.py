@@ -115,3 +115,20 @@ def test_quality_and_png_do_not_go_together(videos: Path, tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as ended:
         convert(videos, tmp_path / "frames", "--png", "--quality", "90")
     assert ended.value.code == 2
+
+
+def test_videos_that_cannot_be_read_are_left_out_counted_and_in_the_exit_code(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (videos / "a" / "cut.mp4").write_bytes((videos / "a" / "one.mp4").read_bytes()[:900])
+    (videos / "b" / "none.webm").touch()
+    assert convert(videos, tmp_path / "frames", "--size", 8) == 3
+    told = capsys.readouterr()
+    assert "2 of 5 videos cannot be read and are left out." in told.out
+    assert "Left out: cut.mp4" in told.err and "Left out: none.webm" in told.err
+    assert [video.name for video in find_videos(tmp_path / "frames")] == ["a/one", "a/two", "b/one"]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.mp4").touch()
+    (tmp_path / "bad" / "y.mp4").touch()
+    assert convert(tmp_path / "bad", tmp_path / "none") == 2
+    assert "None of the 2 videos can be read. The first: x.mp4" in capsys.readouterr().err

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from latte_core.data.decoding import Reading, read_clip
 from latte_core.data.layouts import find_clips
-from latte_core.errors import InvalidInputError
+from latte_core.data.transforms import Transform
+from latte_core.errors import InvalidInputError, UnreadableMediaError
+
+READING = Reading(transform=Transform(kind="none", height=32, width=48), num_needed=1)
 
 
 @pytest.fixture
@@ -90,10 +94,7 @@ def test_names_in_a_table_that_are_not_there_are_told(
         ("captions.csv", b"name,text\na.mp4,x\n", "must name the columns file and caption"),
         ("captions.csv", b"file,caption\na.mp4\n", "Line 2 of captions.csv"),
         ("captions.csv", b"file,caption\na.mp4," + b"x" * 200_000, "not a table of commas"),
-        ("captions.csv", b"\xff\xfe", "not UTF-8"),
-        ("a.txt", b"\xe4\xf6\xfc", "a.txt is not UTF-8"),
-        ("a.txt", b"x" * 10_001, "a caption of 10001 characters"),
-        ("a.txt", b"x\n" * 600_000, "1200000 bytes"),
+        ("captions.csv", b"\xff\xfa", "not UTF-8"),
     ],
 )
 def test_captions_that_cannot_be_read_are_refused(
@@ -102,6 +103,27 @@ def test_captions_that_cannot_be_read_are_refused(
     (folder / name).write_bytes(content)
     with pytest.raises(InvalidInputError, match=message):
         find_clips(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xe4\xf6\xfc", "a.txt is not UTF-8"),
+        (b"x" * 10_001, "a caption of 10001 characters"),
+        (b"x\n" * 600_000, "1,200,000 bytes"),
+    ],
+)
+def test_text_beside_one_clip_that_cannot_be_read_costs_that_clip(
+    folder: Path, content: bytes, message: str
+) -> None:
+    (folder / "a.txt").write_bytes(content)
+    (folder / "b.txt").write_text("a caption")
+    clips = {clip.name: clip for clip in find_clips(folder).clips}
+    assert message in clips["a.mp4"].problem
+    others = [clip for name, clip in clips.items() if name != "a.mp4"]
+    assert others and not any(clip.problem for clip in others)
+    with pytest.raises(UnreadableMediaError, match=message):
+        next(read_clip(clips["a.mp4"], READING))
 
 
 @pytest.mark.parametrize("names", [("captions.jsonl", "captions.csv"), ("captions.csv", "b.txt")])

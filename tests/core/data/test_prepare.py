@@ -195,7 +195,7 @@ def test_r64_bad_files_are_skipped_with_reasons_and_good_ones_are_used(tmp_path:
     assert len(made.skipped) == num_bad
     reasons = {skip.name: skip.reason for skip in made.skipped}
     for name in ("1_empty.mp4", "2_noise.mp4", "3_cut.mp4", "4_page.avi", "5_list.mkv"):
-        assert "cannot be decoded to its end" in reasons[name]
+        assert "cannot be read as a video to its end" in reasons[name]
     assert "has 1 frames, but 3 are needed" in reasons["6_one_frame.gif"]
     assert "has 2 frames, but 3 are needed" in reasons["7_short.webm"]
     assert "7680 x 4320 pixels" in reasons["8_huge.avi"]
@@ -219,7 +219,7 @@ def test_r64_too_many_failures_stop_the_run(tmp_path: Path) -> None:
 def test_repaired_video_is_used_when_the_run_goes_on(tmp_path: Path) -> None:
     videos = write_videos(tmp_path / "in")
     (videos / "a.gif").write_bytes(b"nothing")
-    with pytest.raises(InvalidInputError, match=r"a\.gif cannot be decoded"):
+    with pytest.raises(InvalidInputError, match=r"a\.gif cannot be read"):
         prepare(videos, tmp_path / "set", max_failures=0)
     write_clip(videos / "a.gif", 4)
     made = prepare(videos, tmp_path / "set", max_failures=0)

@@ -207,7 +207,7 @@ def test_command_says_what_it_does_and_records_it(
     command = ["sample", "--model", str(folder), "--prompt", PROMPT, "--output", str(target)]
     assert main([*command, *QUICK, "--memory", "4"]) == 0
     assert "Memory preset 4 (as asked for): text encoder on the CPU" in capsys.readouterr().out
-    assert main([*command, *QUICK]) == 0
+    assert main([*command, *QUICK, "--overwrite"]) == 0
     assert "Memory preset" not in capsys.readouterr().out
     assert read_video(target).frames.shape[0] == 2
 

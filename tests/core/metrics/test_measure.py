@@ -26,7 +26,7 @@ from latte_core.metrics import (
 )
 from latte_core.metrics.clips import FAKE, REAL
 from latte_core.metrics.measure import check_fit
-from latte_core.video import stream
+from latte_core.video import decode, stream
 from latte_core.video.frame_folder import write_frame_folder
 from latte_core.video.stream import VideoSource
 
@@ -147,7 +147,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    monkeypatch.setattr(stream, "open_decoder", heard(stream.open_decoder))
+    monkeypatch.setattr(decode, "open_decoder", heard(decode.open_decoder))
     monkeypatch.setattr(stream, "run_decoder", heard(stream.run_decoder))
     return names
 
@@ -374,3 +374,32 @@ def test_too_few_real_videos_are_refused_with_the_number() -> None:
             real=GivenClips(random_clips(64, 4, SIDE, SIDE)),
             fake=GivenClips(random_clips(65, 4, SIDE, SIDE)),
         )
+
+
+def write_damaged(root: Path) -> None:
+    """Put three things among the videos of a folder that cannot be read."""
+    (root / "empty.mp4").touch()
+    (root / "page.avi").write_bytes(b"<!doctype html>")
+    write_frame_folder(root / "bad", random_clips(1, 9, 8, 8)[0])
+    (root / "bad" / "000001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize("side", [REAL, FAKE])
+def test_clips_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path, side: str) -> None:
+    root = write_videos(tmp_path, [9, 9, 9])
+    write_damaged(root)
+    clips = FolderClips(root, FVD.changed(num=4, num_frames=9, interval=1, seed=2), REAL)
+    assert len(list(clips)) == clips.report().samples == 3
+    assert clips.report().damaged == 3
+    enough = FolderClips(root, FVD.changed(num=3, num_frames=9, interval=1, seed=2), side)
+    assert len(list(enough)) == 3
+
+
+def test_pictures_that_cannot_be_read_give_their_place_to_others(tmp_path: Path) -> None:
+    root = write_videos(tmp_path, [9, 9])
+    write_damaged(root)
+    pictures = FolderClips(root, find_protocol("fid").changed(num=26), FAKE)
+    assert len(list(pictures)) == 26  # of 27 listed, one of which cannot be read
+    assert pictures.report().damaged == 3
+    with pytest.raises(InvalidInputError, match="holds 26 frames, and 3 that cannot be read"):
+        list(FolderClips(root, find_protocol("fid").changed(num=27), FAKE))

@@ -145,10 +145,10 @@ def test_pictures_that_cannot_be_used_are_refused(
 ) -> None:
     from PIL import Image
 
-    deep, bad = tmp_path / "deep.png", tmp_path / "bad.jpg"
-    Image.new("I;16", (3, 2)).save(deep)
+    deep, bad = tmp_path / "deep.tif", tmp_path / "bad.jpg"
+    Image.new("F", (3, 2)).save(deep)
     bad.write_bytes(b"<html>")
-    with pytest.raises(InvalidInputError, match="more than 8 bits"):
+    with pytest.raises(InvalidInputError, match="more than 16 bits"):
         read_picture(deep)
     with pytest.raises(InvalidInputError, match=r"bad.jpg .* cannot be read as a picture"):
         read_picture(bad)

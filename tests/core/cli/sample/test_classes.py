@@ -101,8 +101,8 @@ def test_several_videos_are_numbered_and_each_as_if_made_alone(
     assert sample(folder, *classes, "--num", "3", "--output", tmp_path / "clip.gif") == 0
     assert sorted(contents(tmp_path)) == ["clip-001.gif", "clip-002.gif", "clip-003.gif"]
     for name, label, seed in (("clip-002", "4", "0"), ("clip-003", "0", "1")):
-        alone = tmp_path / "alone.gif"
-        assert sample(folder, "--class", label, "--seed", seed, "--output", alone) == 0
+        alone, anew = tmp_path / "alone.gif", ["--overwrite"]
+        assert sample(folder, "--class", label, "--seed", seed, *anew, "--output", alone) == 0
         assert alone.read_bytes() == (tmp_path / f"{name}.gif").read_bytes()
 
 

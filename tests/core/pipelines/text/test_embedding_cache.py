@@ -160,6 +160,7 @@ def test_command_keeps_prompts_where_it_is_told(
     monkeypatch.setenv("LATTE_CACHE_DIR", str(tmp_path / "usual"))
     command = ["sample", "--model", str(folder), "--prompt", PROMPT, "--steps", "1"]
     command += ["--frames", "1", "--device", "cpu", "--output", str(tmp_path / "picture.png")]
+    command += ["--overwrite"]
     for choice, expected in (("on", 1), ("on", 1), (str(tmp_path / "own"), 2), ("off", 3)):
         assert main([*command, "--embedding-cache", choice]) == 0
         assert len(loads) == expected
