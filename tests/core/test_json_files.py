@@ -26,7 +26,7 @@ def test_object_of_just_the_allowed_length_is_read(tmp_path: Path) -> None:
     [
         (None, "is missing in the folder"),
         (b"{", "is not JSON text"),
-        (b'{"a": "\xe9"}', "is not JSON text"),
+        (b'{"a": "\xe9"}', "is not UTF-8 text: line 1 holds the byte 0xE9"),
         (b"[" * 100_000, "is not JSON text"),
         (b"[1]", "holds a list"),
     ],
