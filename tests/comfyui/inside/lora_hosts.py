@@ -43,9 +43,8 @@ def matrices(*, zeros: bool = False) -> dict[str, tuple[torch.Tensor, torch.Tens
     draws = torch.Generator().manual_seed(5)
     found = {}
     for layer in layer_names():
-        down, up = (
-            torch.randn(size, generator=draws) * SIZE for size in ((RANK, 160), (160, RANK))
-        )
+        down = torch.randn(RANK, 160, generator=draws) * SIZE
+        up = torch.randn(160, RANK, generator=draws) * SIZE
         found[layer] = (down, up * (not zeros))
     return found
 
