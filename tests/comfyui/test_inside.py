@@ -20,6 +20,7 @@ SCRIPTS = (
         "class_sampling",
         "class_border",
         "lora",
+        "lora_hosts",
         "launches",
         "acceleration",
         "calibration",

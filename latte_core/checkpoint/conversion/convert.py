@@ -18,8 +18,8 @@ from ..loading.adapters import is_svd_layout, temporal_vae_to_svd
 from ..loading.loader import weights_of
 from ..loading.quantized import dequantize
 from ..lora.layouts import native_lora
-from ..lora.reader import PEFT_SETTINGS
-from ..reading.folders import config_beside
+from ..lora.reader import lora_file
+from ..lora.settings import peft_settings
 from ..reading.reader import DIGEST_KEY, read_header, read_tensors
 from ..reading.records import TensorFile, incomplete, size_text
 from ..recognition.architectures import ARCHITECTURES
@@ -277,7 +277,7 @@ def convert_temporal_vae(source: Path, file: TensorFile) -> Converted:
 
 def convert_lora(source: Path, file: TensorFile) -> Converted:
     """Give a LoRA the names that ComfyUI reads."""
-    settings = config_beside(source, PEFT_SETTINGS)
+    settings = peft_settings(lora_file(source))
     lora = native_lora(file.name, file.tensors, file.metadata, settings=settings)
     return Converted(tensors=lora.tensors, metadata=kept_metadata(file), note=lora.sentence)
 

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from ...checks import is_number
 from ...config.t2v import LatteT2VConfig
 from ...errors import CorruptCheckpointError, IncompatibleInputsError, UnknownArchitectureError
-from ...model.weights.lora import NATIVE_PREFIX
-from ...model.weights.merge import DOWN_PARTS, UP_PARTS
+from ...model.weights.lora import ALPHA_NAME, NATIVE_PREFIX
 from ..reading.records import shown
 from ..recognition.detect import Shaped, is_index
 from ..recognition.layout import t2v_modules
+from .matrices import add_alphas, check_matrices, idle_layers
+from .settings import adapter_settings, settings_in
 
-SETTINGS_KEY = "lora_adapter_metadata"  # diffusers keeps PEFT's settings here
-WRAPPERS = re.compile(
-    r"(?:(?:base_model\.model|diffusion_model|transformer|model|module|_orig_mod)\.)+"
+# What trainers put before a layer's name, in any order and number: PEFT, diffusers, PixArt's
+# trainer, torch's own wrappers.
+WRAPPER_NAMES = (
+    *("base_model.model", "diffusion_model", "transformer", "unet"),
+    *("model", "module", "_orig_mod"),
 )
-KOHYA = re.compile(r"lora_(?:unet|transformer)_")
+WRAPPERS = re.compile(f"(?:(?:{'|'.join(map(re.escape, WRAPPER_NAMES))})\\.)+")
+# Those that are met in files, whole: a table of names, as ComfyUI has one, needs an end.
+DOTTED_STARTS = (
+    *("", "transformer.", "unet.", "model.", "module.", "base_model.model."),
+    *("unet.base_model.model.", "transformer.base_model.model.", "base_model.model.transformer."),
+    *("base_model.model.unet.", "model.diffusion_model."),
+)
+KOHYA_STARTS = ("lora_unet_", "lora_transformer_", "lycoris_")  # before names with underscores
+KOHYA = re.compile("|".join(KOHYA_STARTS))
+PEFT_START = "base_model.model."  # what follows it is the name that PEFT gave to a layer
 PARTS = re.compile(
     r"\.(?=(?:lora_A|lora_B|lora_up|lora_down|lora_mid|lora\.up|lora\.down|lora_magnitude_vector"
-    r"|lora_embedding|hada_|lokr_|oft_|boft_|alpha$|dora_scale$|diff$|diff_b$|reshape_weight$))"
+    r"|lora_embedding|lora_linear_layer|lora_E|hada_|lokr_|oft_|boft_|alpha$|dora_scale$|diff$"
+    r"|diff_b$|reshape_weight$))"
 )
-ADAPTER_NAME = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?")
+ADAPTER_NAME = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.(?!weight$|bias$)[^.]+(\.weight)?")
+OLD_DIFFUSERS = re.compile(r"(.+)\.processor\.(to_[a-z]+)_lora\.((?:up|down)\.weight)")
+LINEAR_LAYER = "lora_linear_layer."
+# Parts that no host here would apply, so that the rest of the file would mean something else.
+STRANGE_PARTS = re.compile(r"lora_(?:(?:A|B|up|down|mid|linear_layer)\b.*bias|embedding|E).*")
 TEMPORAL_START = "temporal_transformer_blocks."
 NUMBERED_START = "blocks."
 MOST_LAYERS = 512
@@ -43,11 +57,18 @@ class LoraWeights:
         tensors: `diffusion_model.<layer>.<part>` -> tensor.
         matched: layers of Latte that it changes.
         unmatched: names in the file that belong to no layer of Latte.
+        idle: those of `matched` that stay as they are, since the file holds zeros for them.
     """
 
     tensors: dict[str, Tensor]
     matched: tuple[str, ...]
     unmatched: tuple[str, ...]
+    idle: tuple[str, ...] = ()
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether the file or its settings state an alpha; without one it counts as the rank."""
+        return any(name.endswith(f".{ALPHA_NAME}") for name in self.tensors)
 
     @property
     def is_spatial_only(self) -> bool:
@@ -62,7 +83,18 @@ class LoraWeights:
         )
         if any(name.startswith(NUMBERED_START) for name in self.matched):
             kind = ""  # models without text number both kinds through
-        text = f"The LoRA changes {len(self.matched)} layers of Latte{kind}."
+        count, idle = len(self.matched), len(self.idle)
+        text = f"The LoRA changes {count} layers of Latte{kind}."
+        if idle == count:
+            text = (
+                f"The LoRA has no effect: its numbers for all {count} layers of Latte{kind} are "
+                "zero, as in one that was not trained."
+            )
+        elif idle:
+            text = (
+                f"The LoRA changes {count - idle} of {count} layers of Latte{kind}; its numbers "
+                f"for the other {idle} are zero."
+            )
         if self.unmatched:
             some = ", ".join(shown(name) for name in self.unmatched[:5])
             text += f" {len(self.unmatched)} names were not used: {some}."
@@ -87,13 +119,14 @@ def native_lora(
 
     Raises:
         UnknownArchitectureError: if not a single layer of Latte is changed.
-        IncompatibleInputsError: if a layer has another size than in `shapes`.
-        CorruptCheckpointError: if the settings in `metadata` cannot be read.
+        IncompatibleInputsError: if a layer has another size than in `shapes`, or it is an adapter
+            of a kind that is not applied here.
+        CorruptCheckpointError: if matrices are missing, or an alpha or the settings cannot be used.
     """
     layers = known_layers(tensors, shapes)
     by_underscore = {layer.replace(".", "_"): layer for layer in layers}
     renamed: dict[str, Tensor] = {}
-    matched: dict[str, None] = {}
+    matched: dict[str, str] = {}
     unmatched: list[str] = []
     for key, value in tensors.items():
         layer, part = split_name(key)
@@ -101,7 +134,12 @@ def native_lora(
         if found is None or not part:
             unmatched.append(key)
             continue
-        matched[found] = None
+        if STRANGE_PARTS.fullmatch(part):
+            raise IncompatibleInputsError(
+                f"{name} holds {shown(key)}, a part of an adapter that is not applied here; without"
+                " it the others would mean something else. Train or choose a LoRA without it."
+            )
+        matched[found] = layer.rpartition(PEFT_START)[2]
         renamed[f"{NATIVE_PREFIX}{found}.{part}"] = shape_part(part, value)
     if not matched:
         some = ", ".join(shown(key) for key in list(tensors)[:3])
@@ -113,9 +151,15 @@ def native_lora(
         raise CorruptCheckpointError(
             f"{name} holds the same layer under two names. Ask for a LoRA saved by one tool."
         )
-    add_alphas(renamed, matched, settings or settings_in(name, metadata))
-    check_sizes(name, renamed, matched, shapes)
-    return LoraWeights(tensors=renamed, matched=tuple(matched), unmatched=tuple(unmatched))
+    check_matrices(name, renamed, matched, shapes)
+    stated = adapter_settings(name, settings or settings_in(name, metadata))
+    add_alphas(name, renamed, matched, stated)
+    return LoraWeights(
+        tensors=renamed,
+        matched=tuple(matched),
+        unmatched=tuple(unmatched),
+        idle=idle_layers(renamed, matched),
+    )
 
 
 def known_layers(names: Iterable[str], shapes: Mapping[str, Shaped] | None) -> frozenset[str]:
@@ -131,6 +175,9 @@ def known_layers(names: Iterable[str], shapes: Mapping[str, Shaped] | None) -> f
 
 def split_name(key: str) -> tuple[str, str]:
     """Split a name into the layer and the part of the LoRA, PEFT's adapter name removed."""
+    old = OLD_DIFFUSERS.fullmatch(key)
+    if old is not None:
+        return f"{old[1]}.{old[2]}" + (".0" if old[2] == "to_out" else ""), f"lora.{old[3]}"
     match = PARTS.search(key)
     if match is None:
         return key, ""
@@ -139,6 +186,10 @@ def split_name(key: str) -> tuple[str, str]:
     part = f"{named[1]}{named[2] or ''}" if named else part
     if part in ("lora_magnitude_vector", "lora_magnitude_vector.weight"):
         part = "dora_scale"
+    if part in ("lora_A", "lora_B"):
+        part += ".weight"
+    if part.startswith(LINEAR_LAYER):
+        part = f"lora.{part.removeprefix(LINEAR_LAYER)}"
     return key[: match.start()], part
 
 
@@ -147,79 +198,17 @@ def find_layer(name: str, layers: frozenset[str], by_underscore: Mapping[str, st
     plain = WRAPPERS.sub("", name, count=1) if WRAPPERS.match(name) else name
     if plain in layers:
         return plain
-    return by_underscore.get(KOHYA.sub("", plain, count=1))
+    return by_underscore.get(KOHYA.sub("", plain, count=1) if KOHYA.match(plain) else plain)
+
+
+def spellings(layer: str) -> Iterator[str]:
+    """Yield the names by which files know a layer, for hosts that look names up in a table."""
+    for start in DOTTED_STARTS:
+        yield f"{start}{layer}"
+    for start in KOHYA_STARTS:
+        yield start + layer.replace(".", "_")
 
 
 def shape_part(part: str, value: Tensor) -> Tensor:
     """Return a tensor in the shape that the native format has; DoRA sizes are a column."""
     return value.reshape(-1, 1) if part == "dora_scale" and value.dim() == 1 else value
-
-
-def settings_in(name: str, metadata: Mapping[str, str] | None) -> Mapping[str, Any]:
-    """Return PEFT's settings from the metadata that diffusers writes, without their prefix."""
-    text = (metadata or {}).get(SETTINGS_KEY)
-    if text is None:
-        return {}
-    try:
-        table: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(
-            f"{name} has settings ({SETTINGS_KEY}) that are not readable JSON. Download it again."
-        ) from error
-    if not isinstance(table, dict):
-        return {}
-    entries = cast("dict[str, Any]", table)
-    return {key.removeprefix("transformer."): value for key, value in entries.items()}
-
-
-def add_alphas(
-    tensors: dict[str, Tensor], layers: Iterable[str], settings: Mapping[str, Any]
-) -> None:
-    """Add the strength of each layer where the file states it only in PEFT's settings.
-
-    PEFT scales by alpha / rank, or by alpha / sqrt(rank) with `use_rslora`; the native format
-    divides the alpha tensor by the rank.
-    """
-    for layer in layers:
-        key = f"{NATIVE_PREFIX}{layer}.alpha"
-        down = part_of(tensors, layer, DOWN_PARTS)
-        alpha = stated_alpha(layer, settings)
-        if key in tensors or down is None or alpha is None:
-            continue
-        if settings.get("use_rslora") is True:
-            alpha *= down.shape[0] ** 0.5
-        tensors[key] = torch.tensor(alpha, dtype=torch.float32)
-
-
-def stated_alpha(layer: str, settings: Mapping[str, Any]) -> float | None:
-    """Return the alpha that PEFT's settings give for a layer; a pattern names the layer's end."""
-    alpha: object = settings.get("lora_alpha")
-    patterns: object = settings.get("alpha_pattern")
-    if isinstance(patterns, dict):
-        for pattern, value in cast("dict[str, object]", patterns).items():
-            if layer == pattern or layer.endswith(f".{pattern}"):
-                alpha = value
-    return float(alpha) if is_number(alpha) else None
-
-
-def part_of(tensors: Mapping[str, Tensor], layer: str, parts: Iterable[str]) -> Tensor | None:
-    """Return the first of several spellings of a part that a layer has."""
-    keys = (f"{NATIVE_PREFIX}{layer}.{part}" for part in parts)
-    return next((tensors[key] for key in keys if key in tensors), None)
-
-
-def check_sizes(
-    name: str,
-    tensors: Mapping[str, Tensor],
-    layers: Iterable[str],
-    shapes: Mapping[str, Shaped] | None,
-) -> None:
-    """Refuse a LoRA whose layers are wider or narrower than the model's."""
-    for layer in layers if shapes is not None else ():
-        up = part_of(tensors, layer, UP_PARTS)
-        rows = (shapes or {})[f"{layer}.weight"].shape[0]
-        if up is not None and up.shape[0] != rows:
-            raise IncompatibleInputsError(
-                f"{name} does not fit this model: layer {layer} has {up.shape[0]} rows in the LoRA "
-                f"and {rows} in the model. It was made for a model of another width."
-            )

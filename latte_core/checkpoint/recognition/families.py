@@ -25,6 +25,8 @@ LORA_MARKS = (
     ".lora_down.",
     ".lora.up.",
     ".lora.down.",
+    "_lora.up.",
+    ".lora_linear_layer.",
     ".hada_w1",
     ".lokr_w1",
     ".dora_scale",

@@ -32,7 +32,9 @@ def merge_loras(pipeline: Pipeline | ClassPipeline, loras: Loras) -> None:
     """
     for path, strength in loras:
         patch = pipeline.load_lora(path, strength)
-        print(f"LoRA {Path(path).name}: {len(patch.layers)} layers, strength {strength:g}.")
+        kept = len(patch.unchanged)
+        note = f", {kept} of them unchanged" if kept else ""
+        print(f"LoRA {Path(path).name}: {len(patch.layers)} layers{note}, strength {strength:g}.")
 
 
 def loras_entry(loras: Loras) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from ..attention import FusedLinear
 from ..latte.blocks import TemporalBlock
 from ..latte.transformer import Latte
 from ..t2v.transformer import LatteT2V
+from .alpha import MOST_ALPHA, is_alpha
 
 NATIVE_PREFIX = "diffusion_model."  # of every name in a file, as ComfyUI calls the transformer
 DOWN_NAME, UP_NAME, ALPHA_NAME = "lora_A.weight", "lora_B.weight", "alpha"
@@ -60,8 +61,8 @@ class LoraSettings:
     def __post_init__(self) -> None:
         if not is_whole(self.rank, 1, MAX_RANK):
             raise wrong("rank", self.rank, f"a whole number from 1 to {MAX_RANK}")
-        if not is_number(self.alpha) or not 0 < self.alpha < math.inf:
-            raise wrong("alpha", self.alpha, "a number above 0")
+        if not is_alpha(self.alpha) or self.alpha <= 0:
+            raise wrong("alpha", self.alpha, f"a number above 0 and at most {MOST_ALPHA:.0f}")
         if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise wrong("dropout", self.dropout, "a number from 0 to below 1")
         if self.blocks not in BLOCK_KINDS:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...checks import is_number
 from ...errors import IncompatibleInputsError, InvalidInputError
+from .alpha import is_alpha
 from .lora import (
     ALPHA_NAME,
     DOWN_NAME,
@@ -63,11 +64,14 @@ class LoraPatch:
         model: that it changes.
         layers: the names of the layers.
         strength: how strongly.
+
+    `unchanged` has the names of those layers whose weights are, bit for bit, what they were.
     """
 
     def __init__(self, model: nn.Module, layers: Iterable[str], strength: float) -> None:
         self.layers = tuple(layers)
         self.strength = strength
+        self.unchanged: tuple[str, ...] = ()
         self._model: nn.Module | None = model
 
     @property
@@ -114,8 +118,8 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
     Raises:
         InvalidInputError: for a strength that is no finite number, or a model that has adapters
             or is quantised.
-        IncompatibleInputsError: if the LoRA is of a kind that only ComfyUI can apply, or does not
-            fit the model. Nothing is changed then.
+        IncompatibleInputsError: if the LoRA is of a kind that only ComfyUI can apply, does not
+            fit the model, or makes weights that are not finite. Nothing is changed then.
     """
     if not is_number(strength) or not math.isfinite(strength):
         raise InvalidInputError(f"The strength of a LoRA is {strength!r}; it must be a number.")
@@ -133,12 +137,38 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
     patch, merged = LoraPatch(model, products, strength), merged_into(model)
     if products:
         setattr(model, MERGED, merged)
+    unchanged: list[str] = []
     for name, product in products.items():
+        memory = weights[name].memory
+        before = memory.clone()
         if name not in merged:
             merged[name] = MergedWeight(weights[name].read().to("cpu", copy=True))
         merged[name].products[patch] = product
         write(weights[name], merged[name])
+        if torch.equal(memory, before):
+            unchanged.append(name)
+    patch.unchanged = tuple(unchanged)
+    refuse_overflow(patch, weights)
     return patch
+
+
+def refuse_overflow(patch: LoraPatch, weights: Mapping[str, ReleasedWeight]) -> None:
+    """Take a LoRA out again if it makes weights larger than their type can hold.
+
+    Raises:
+        IncompatibleInputsError: in how many layers.
+    """
+    changed = [name for name in patch.layers if name not in patch.unchanged]
+    broken = [name for name in changed if not weights[name].memory.float().isfinite().all()]
+    if not broken:
+        return
+    dtype = str(weights[broken[0]].memory.dtype).removeprefix("torch.")
+    patch.remove()
+    raise IncompatibleInputsError(
+        f"The LoRA was not merged: at strength {patch.strength:g} weights of {len(broken)} of its "
+        f"{len(patch.layers)} layers, {broken[0]} first, become larger than {dtype} can hold. "
+        "Use a smaller strength."
+    )
 
 
 def merged_into(model: nn.Module) -> dict[str, MergedWeight]:
@@ -196,6 +226,11 @@ def product_of(layer: str, parts: Mapping[str, Tensor], strength: float) -> Prod
             "LoHa and LoKr too."
         )
     factor = strength
+    if alpha is not None and not is_alpha(alpha.item()):
+        raise IncompatibleInputsError(
+            f"The LoRA has an alpha of {alpha.item():g} for layer {layer}, which is no strength "
+            "that a layer can have. Get the LoRA again."
+        )
     if alpha is not None and down.dim() and down.shape[0]:
         factor *= float(alpha) / down.shape[0]
     return Product(up=up, down=down, factor=factor)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import comfy.lora
 
-from ....latte_core.checkpoint.lora.layouts import NATIVE_PREFIX, native_lora
-from ....latte_core.checkpoint.reading.reader import read_tensors
-from ....latte_core.checkpoint.recognition.families import Family
-from ....latte_core.checkpoint.recognition.identify import require_family
+from ....latte_core.checkpoint.lora.reader import read_lora
 from ....latte_core.errors import WeightMismatchError
-
-logger = logging.getLogger("latte")
+from .lora_keys import report, transformer_shapes, with_every_alpha
 
 
 def apply_lora(model: Any, path: Path, strength: float) -> tuple[Any, str]:
@@ -26,31 +21,17 @@ def apply_lora(model: Any, path: Path, strength: float) -> tuple[Any, str]:
         CheckpointError: if the file cannot be read, or no layer matches.
         IncompatibleInputsError: if it was made for a model of another width.
     """
-    require_family(path, Family.LORA, "a LoRA")
-    file = read_tensors(path)
-    lora = native_lora(path.name, file.tensors, file.metadata, shapes=transformer_shapes(model))
-    known = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(lora.tensors, known, log_missing=False)
+    lora = read_lora(path, transformer_shapes(model.model))
+    # a plain dict: the names are native already, and read by nobody a second time
+    known = dict(comfy.lora.model_lora_keys_unet(model.model, {}))
+    tensors = with_every_alpha(path.name, lora)
+    patches = comfy.lora.load_lora(tensors, known, log_missing=False)
     patched = model.clone()
-    applied = patched.add_patches(patches, strength)
-    if not applied:
+    applied = len(patched.add_patches(patches, strength))
+    if applied < len(lora.matched):
         raise WeightMismatchError(
-            f"{path.name} changes nothing: ComfyUI understood none of its {len(lora.matched)} "
-            "layers. Save the LoRA again in the PEFT or kohya format."
+            f"{path.name} was not put onto the model: ComfyUI understood {applied} of its "
+            f"{len(lora.matched)} layers. Save the LoRA again in the PEFT or kohya format."
         )
-    report = f"{path.name}: {lora.sentence} Strength {strength:g}."
-    if lora.unmatched or len(applied) < len(lora.matched):
-        logger.warning("Latte: %s", report)
-    else:
-        logger.info("Latte: %s", report)
-    return patched, report
-
-
-def transformer_shapes(model: Any) -> dict[str, Any]:
-    """Return the transformer's weights by their released names."""
-    weights = model.model.state_dict()
-    return {
-        name[len(NATIVE_PREFIX) :]: value
-        for name, value in weights.items()
-        if name.startswith(NATIVE_PREFIX)
-    }
+    more = f" Strength {strength:g}." if strength else " At strength 0 nothing changes."
+    return patched, report(path.name, lora, more)

@@ -1,9 +1,10 @@
 """Teach ComfyUI's own loaders what a Latte file is (documented in the README, reversible).
 
-Two functions of ComfyUI are wrapped, never replaced: `comfy.model_detection.detect_unet_config`,
-so that "Load Diffusion Model", checkpoint loaders and third-party loaders recognise Latte (without
-it they open Latte-1 as a PixArt image model), and `comfy.lora_convert.convert_lora`, so that LoRA
-files with diffusers' names match. `LATTE_NO_REGISTER=1` in the environment leaves both alone.
+Functions of ComfyUI are wrapped, never replaced: `comfy.model_detection.detect_unet_config`, so
+that "Load Diffusion Model", checkpoint loaders and third-party loaders recognise Latte (without it
+they open Latte-1 as a PixArt image model), and three that LoRA loaders and hooks call, so that
+files of every trainer mean on a Latte what they say (`lora_keys.py`). `LATTE_NO_REGISTER=1` in the
+environment leaves all of them alone.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from ....latte_core.checkpoint.lora.layouts import TEMPORAL_START, native_lora
-from ....latte_core.errors import LatteError
 from ..base.detection import detect
 
 logger = logging.getLogger("latte")
+
+Wrapping = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 SWITCH = "LATTE_NO_REGISTER"
 MARK = "_latte_video_wrapper"
@@ -54,13 +55,11 @@ def register_at_import() -> None:
 
 
 def register() -> bool:
-    """Add Latte's config classes and wrap detection and LoRA conversion.
+    """Add Latte's config classes and wrap detection and the reading of LoRAs.
 
     Returns:
         False when ComfyUI brings a Latte of its own, which then wins; True otherwise.
     """
-    import comfy.lora_convert
-    import comfy.model_detection
     import comfy.supported_models
 
     from .latte import LatteClassConfig
@@ -71,21 +70,35 @@ def register() -> bool:
         return False
     for config in (LatteConfig, LatteClassConfig):
         replace_or_append(models, config)
-    wrap(comfy.model_detection, "detect_unet_config", detection_first)
-    wrap(comfy.lora_convert, "convert_lora", conversion_first)
+    for module, name, make in wrapped_functions():
+        wrap(module, name, make)
     return True
+
+
+def wrapped_functions() -> tuple[tuple[ModuleType, str, Wrapping], ...]:
+    """Return what is wrapped: the module, the name of the function, what makes its wrapper."""
+    import comfy.lora
+    import comfy.model_detection
+    import comfy.utils
+
+    from .lora_keys import names_added, read_first, settings_kept
+
+    return (
+        (comfy.model_detection, "detect_unet_config", detection_first),
+        (comfy.utils, "load_torch_file", settings_kept),
+        (comfy.lora, "model_lora_keys_unet", names_added),
+        (comfy.lora, "load_lora", read_first),
+    )
 
 
 def unregister() -> None:
     """Undo `register`; a wrapper that another pack put on top of ours is left as it is."""
-    import comfy.lora_convert
-    import comfy.model_detection
     import comfy.supported_models
 
     models = comfy.supported_models.models
     models[:] = [candidate for candidate in models if not is_ours(candidate)]
-    unwrap(comfy.model_detection, "detect_unet_config")
-    unwrap(comfy.lora_convert, "convert_lora")
+    for module, name, _ in wrapped_functions():
+        unwrap(module, name)
 
 
 def unregister_quietly() -> None:
@@ -136,7 +149,7 @@ def wrap(module: ModuleType, name: str, make: Callable[[Any], Any]) -> None:
 
 def unwrap(module: ModuleType, name: str) -> None:
     """Restore `module.name` if the outermost wrapper is ours."""
-    current = getattr(module, name)
+    current: Any = getattr(module, name, None)
     if is_our_wrapper(current):
         setattr(module, name, current.__wrapped__)
 
@@ -164,25 +177,3 @@ def detection_first(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(state_dict, key_prefix, *args, **kwargs) if found is None else found
 
     return detect_unet_config
-
-
-def conversion_first(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Rename Latte's LoRA keys before ComfyUI matches them; other files pass untouched."""
-
-    def convert_lora(sd: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(convert_temporal(sd), *args, **kwargs)
-
-    return convert_lora
-
-
-def convert_temporal(tensors: Any) -> Any:
-    """Rename a LoRA file only if it is surely for Latte: a name in it has a temporal block."""
-    marks = (TEMPORAL_START, TEMPORAL_START.replace(".", "_"))
-    if not any(mark in key for key in tensors for mark in marks):
-        return tensors
-    try:
-        lora = native_lora("The LoRA", tensors)
-    except LatteError as error:
-        logger.warning("Latte: the names of a LoRA were left as they are. %s", error)
-        return tensors
-    return {**{key: tensors[key] for key in lora.unmatched}, **lora.tensors}

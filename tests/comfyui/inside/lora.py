@@ -67,7 +67,9 @@ def merged_model(stage: Stage, core: Any, name: str) -> Any:
         reader.merge_lora_file(
             core, Path(folder_paths.get_folder_paths("loras")[0]) / name, STRENGTH
         )
-    target = Path(folder_paths.get_folder_paths("diffusion_models")[0]) / f"merged_{name}"
+    target = (
+        Path(folder_paths.get_folder_paths("diffusion_models")[0]) / f"merged_{Path(name).name}"
+    )
     weights = {key: value.detach().contiguous() for key, value in core.state_dict().items()}
     safetensors.torch.save_file(weights, target, {"config": json.dumps(core.config.to_dict())})
     return stage.call("UNETLoader", unet_name=target.name, weight_dtype="default")[0]

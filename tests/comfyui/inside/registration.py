@@ -35,7 +35,6 @@ def import_again(name: str) -> Any:
 
 
 def check_registering_twice_changes_nothing(stage: Stage) -> None:
-    import comfy.lora_convert
     import comfy.model_detection
 
     registration = stage.part("nodes.host.model.registration")
@@ -46,18 +45,19 @@ def check_registering_twice_changes_nothing(stage: Stage) -> None:
     expect([names_in_list().count(name) for name in OURS] == [1, 1])
     now = comfy.model_detection.detect_unet_config
     expect(now.__wrapped__ is before.__wrapped__, "wrappers are stacked")
-    expect(not registration.is_our_wrapper(comfy.lora_convert.convert_lora.__wrapped__))
+    for module, function, _ in registration.wrapped_functions():
+        expect(not registration.is_our_wrapper(getattr(module, function).__wrapped__), function)
     registration.register()
 
 
 def check_unregistering_restores_comfyui(stage: Stage) -> None:
-    import comfy.model_detection
 
     registration = stage.part("nodes.host.model.registration")
     registration.unregister()
     try:
         expect(not set(OURS) & set(names_in_list()))
-        expect(not registration.wrapped_by_us(comfy.model_detection.detect_unet_config))
+        for module, function, _ in registration.wrapped_functions():
+            expect(not registration.wrapped_by_us(getattr(module, function)), function)
         model = stage.call("LatteModelLoader", model_name="starter", weight_dtype="fp32")[0]
         found = stage.ksampler(model)
     finally:
@@ -115,13 +115,13 @@ def check_the_switch_turns_it_off(stage: Stage) -> None:
 
 
 def check_a_failure_leaves_comfyui_as_it_was(stage: Stage) -> None:
-    import comfy.lora_convert
+    import comfy.lora
     import comfy.model_detection
 
     registration = stage.part("nodes.host.model.registration")
     registration.unregister()
-    saved = comfy.lora_convert.convert_lora
-    del comfy.lora_convert.convert_lora
+    saved = comfy.lora.load_lora
+    del comfy.lora.load_lora
     logging.disable(logging.CRITICAL)
     try:
         registration.register_at_import()
@@ -129,7 +129,7 @@ def check_a_failure_leaves_comfyui_as_it_was(stage: Stage) -> None:
         expect(not registration.wrapped_by_us(comfy.model_detection.detect_unet_config))
     finally:
         logging.disable(logging.NOTSET)
-        comfy.lora_convert.convert_lora = saved
+        comfy.lora.load_lora = saved
         registration.register()
 
 
@@ -238,7 +238,7 @@ SYMBOLS = (
     "comfy.sd.VAE",
     "comfy.lora.load_lora",
     "comfy.lora.model_lora_keys_unet",
-    "comfy.lora_convert.convert_lora",
+    "comfy.utils.load_torch_file",
     "comfy.sd1_clip.SDTokenizer",
     "comfy.sd1_clip.SDClipModel",
     "comfy.sd1_clip.SD1ClipModel",

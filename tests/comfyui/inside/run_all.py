@@ -14,6 +14,7 @@ import decoding
 import guidance
 import launches
 import lora
+import lora_hosts
 import native
 import precision
 import registration
@@ -28,7 +29,8 @@ MODULES = (
     *(native, sampling, stock_nodes, registration, border),
     compiled,
     precision,
-    *(class_native, class_sampling, class_border, lora, launches, acceleration, calibration),
+    *(class_native, class_sampling, class_border, lora, lora_hosts, launches),
+    *(acceleration, calibration),
     *(guidance, accelerators, shipped, text_memory, small_memory, decoding),
 )
 run({name: value for module in MODULES for name, value in vars(module).items()})

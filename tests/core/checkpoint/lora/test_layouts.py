@@ -67,6 +67,30 @@ FORMS: dict[str, tuple[dict[str, Tensor], tuple[str, str]]] = {
         layers("{}.lora.up.weight", "{}.lora.down.weight"),
         ("lora.up.weight", "lora.down.weight"),
     ),
+    "PixArt's trainer": (
+        layers("unet.base_model.model.{}.lora_A.weight", "unet.base_model.model.{}.lora_B.weight"),
+        ("lora_A.weight", "lora_B.weight"),
+    ),
+    "diffusers of a UNet": (
+        layers("unet.{}.lora.up.weight", "unet.{}.lora.down.weight"),
+        ("lora.up.weight", "lora.down.weight"),
+    ),
+    "matrices as parameters": (
+        layers("transformer.{}.lora_A", "transformer.{}.lora_B"),
+        ("lora_A.weight", "lora_B.weight"),
+    ),
+    "linear layers": (
+        layers("unet.{}.lora_linear_layer.up.weight", "unet.{}.lora_linear_layer.down.weight"),
+        ("lora.up.weight", "lora.down.weight"),
+    ),
+    "compiled and wrapped": (
+        layers("module._orig_mod.{}.lora_A.weight", "module._orig_mod.{}.lora_B.weight"),
+        ("lora_A.weight", "lora_B.weight"),
+    ),
+    "lycoris": (
+        layers("lycoris_{}.lora_down.weight", "lycoris_{}.lora_up.weight", "_"),
+        ("lora_down.weight", "lora_up.weight"),
+    ),
     "kohya": (
         layers("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight", "_"),
         ("lora_down.weight", "lora_up.weight"),
@@ -122,11 +146,9 @@ def alpha_of(**settings: Any) -> Tensor | None:
 
 def test_strength_comes_from_pefts_settings() -> None:
     assert alpha_of() is None
-    assert alpha_of(lora_alpha=True) is None
     assert alpha_of(lora_alpha=8) == 8
     assert alpha_of(lora_alpha=8, use_rslora=True) == 16  # 8 / sqrt(4) = 16 / 4
     assert alpha_of(lora_alpha=8, alpha_pattern={"attn1.to_out.0": 2, "to_q": 3}) == 2
-    assert alpha_of(lora_alpha=8, alpha_pattern=5) == 8
 
 
 def test_strength_comes_from_diffusers_metadata() -> None:
@@ -135,15 +157,10 @@ def test_strength_comes_from_diffusers_metadata() -> None:
     assert result.tensors[f"diffusion_model.{SPATIAL}.alpha"] == 2.5
 
 
-@pytest.mark.parametrize("text", ["[1]", "5"])
-def test_settings_that_are_no_table_are_ignored(text: str) -> None:
-    metadata = {"lora_adapter_metadata": text}
-    assert native_lora("w.safetensors", FORMS["peft"][0], metadata).matched
-
-
-def test_settings_that_are_unreadable_are_an_error() -> None:
+@pytest.mark.parametrize("text", ["[1]", "5", "{"])
+def test_settings_that_are_no_table_are_an_error(text: str) -> None:
     with pytest.raises(CorruptCheckpointError, match="lora_adapter_metadata"):
-        native_lora("w.safetensors", FORMS["peft"][0], {"lora_adapter_metadata": "{"})
+        native_lora("w.safetensors", FORMS["peft"][0], {"lora_adapter_metadata": text})
 
 
 def test_strength_in_the_file_wins() -> None:

@@ -110,7 +110,7 @@ def test_lora_of_another_model_or_no_lora_is_refused(
     start = "diffusion_model.blocks.0.attn.qkv."
     narrow = {f"{start}lora_A.weight": torch.ones(1, 8), f"{start}lora_B.weight": torch.ones(48, 1)}
     save_file(narrow, tmp_path / "narrow.safetensors")
-    with pytest.raises(IncompatibleInputsError, match=r"layer's weight is \(48, 16\)"):
+    with pytest.raises(IncompatibleInputsError, match="8 columns in the LoRA and 16 in the model"):
         other.load_lora(tmp_path / "narrow.safetensors")
 
 
