@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ...errors import CheckpointError, CorruptCheckpointError
+from ...errors import CheckpointError
 from ...files import read_json
-from .records import FileHeader, FileKind, damaged, incomplete, shown
+from .records import FileHeader, FileKind, damaged, incomplete
+from .shards import joined_shards, partial_downloads
 
 MAX_CONFIG_BYTES = 2**20
-MAX_SHARDS = 1000
 CONFIG_NAME = "config.json"
-INDEX_PATTERNS = ("*.safetensors.index.json", "*.bin.index.json")
 USUAL_NAMES = (
     "diffusion_pytorch_model.safetensors",
     "model.safetensors",
@@ -27,20 +26,21 @@ USUAL_NAMES = (
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files of `folder`, in the order to read them.
 
-    A shard index decides if there is one, then the names that diffusers and transformers use, then
-    a single .safetensors file of any name.
+    The names that diffusers and transformers use decide if one is there, then a shard index, in
+    either spelling of a variant, then shards that count themselves, then a single .safetensors
+    file of any name.
 
     Raises:
         CheckpointError: if there is none, or if there are several and nothing says which.
-        CorruptCheckpointError: if an index names a file that is missing or outside the folder.
+        CorruptCheckpointError: naming each file that a set of shards lacks.
     """
     for name in USUAL_NAMES:
         if (folder / name).is_file():
             return [folder / name]
-    for pattern in INDEX_PATTERNS:
-        for index in _visible(folder, pattern):
-            return shards_of(index)
-    files = _visible(folder, "*.safetensors")
+    shards = joined_shards(folder)
+    if shards:
+        return shards
+    files = visible(folder, "*.safetensors")
     if len(files) == 1:
         return files
     if files:
@@ -51,35 +51,14 @@ def weight_files(folder: Path) -> list[Path]:
         )
     raise CheckpointError(
         f"{folder.name} is a folder without weights; a .safetensors file was expected in it. "
+        f"{partial_downloads(folder)}"
         "Choose the folder that holds the weights, or download it again."
     )
 
 
-def _visible(folder: Path, pattern: str) -> list[Path]:
+def visible(folder: Path, pattern: str) -> list[Path]:
     """Return files by name, without ._NAME, which macOS leaves beside NAME on foreign disks."""
     return sorted(one for one in folder.glob(pattern) if not one.name.startswith("."))
-
-
-def shards_of(index: Path) -> list[Path]:
-    """Return the files that a shard index names, each beside the index and present."""
-    table = read_json(index).get("weight_map")
-    if not isinstance(table, dict) or not table:
-        raise damaged(index.name, "it maps no weights to files")
-    names: dict[str, None] = {}
-    for name in cast("dict[str, object]", table).values():
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name or ":" in name:
-            raise damaged(index.name, f"it names {shown(str(name))}, which is no file beside it")
-        names[name] = None
-    if len(names) > MAX_SHARDS:
-        raise damaged(index.name, f"it names {len(names)} files")
-    files = [index.with_name(name) for name in names]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise CorruptCheckpointError(
-            f"{index.parent.name} lacks {len(missing)} of {len(files)} weight files: "
-            f"{', '.join(shown(name) for name in missing[:5])}. Download them again."
-        )
-    return files
 
 
 def merge_headers(folder: Path, headers: list[FileHeader]) -> FileHeader:

@@ -12,10 +12,10 @@ from typing import cast
 import torch
 
 from ...checks import is_whole
+from .leftovers import is_leftover
 from .records import TensorInfo, size_text
 
 MAX_DIMENSIONS = 16
-NAMESPACE = "argparse.Namespace"
 PYTHON_2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 STORAGE_TYPES = {
     "DoubleStorage": "float64",
@@ -53,7 +53,6 @@ QUANTISED_STORAGES = (
 HARMLESS = frozenset(
     {
         "_codecs.encode",
-        "argparse.Namespace",
         "builtins.set",
         "builtins.bytearray",
         "builtins.complex",
@@ -188,7 +187,8 @@ def is_harmless(name: str) -> bool:
         is_type = isinstance(getattr(torch, last, None), (torch.dtype, torch.qscheme))
         if is_type or last in STORAGE_TYPES or last in QUANTISED_STORAGES:
             return True
-    return name in HARMLESS or (module == "torch._utils" and last in UNUSUAL_TENSORS)
+    is_tensor = module == "torch._utils" and last in UNUSUAL_TENSORS
+    return name in HARMLESS or is_tensor or is_leftover(name)
 
 
 def fill(target: dict[object, object], pairs: list[object]) -> None:

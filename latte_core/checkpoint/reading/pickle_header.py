@@ -125,7 +125,8 @@ def refuse_imports(name: str, outline: Outline) -> None:
     more = f" and {len(forbidden) - 5} more" if len(forbidden) > 5 else ""
     raise UnsafeCheckpointError(
         f"{name} asks Python to import {listed}{more} while loading, so it was not opened. "
-        "Weights never need that. Use a .safetensors copy."
+        "Weights never need that. Use a .safetensors copy. If the file is your own, save the "
+        "weights alone where it was made: torch.save(model.state_dict(), 'weights.pt')."
     )
 
 
