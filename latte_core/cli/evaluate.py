@@ -29,7 +29,8 @@ tell from the pixels what it shows. Prints the shares that are right, with and w
 and, for prompts, what the negative prompt "red" does.
 
 Or, with --metric, compare made videos with real ones: FVD, FID, KID and the Inception Score. Prints
-the number, and below it in one line how it was measured. docs/evaluation.md tells more.
+the number, and below it in one line how it was measured. docs/evaluation.md tells more. Videos that
+cannot be read are left out and counted; the exit code is 3 then.
 """
 EXAMPLES = """\
 examples:

@@ -23,7 +23,8 @@ SIZE = re.compile(r"(\d+)(?:x(\d+))?")
 DESCRIPTION = f"""\
 Turn a folder of videos into a prepared set, which training reads without decoding anything:
 latents of all frames, and text features of all captions, made with the VAE and the text encoder
-of a model. A stopped run goes on where it was.
+of a model. A stopped run goes on where it was. Clips that cannot be used are left out and counted;
+the exit code is 3 if a file cannot be read.
 
 A clip is a video, or a folder of pictures. Clips lie in the folder itself, or in one sub-folder
 for each class. Captions are the lines of NAME.txt beside a clip, or rows of captions.jsonl or

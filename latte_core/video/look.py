@@ -26,7 +26,9 @@ TRANSFER = re.compile(rb"color_trc:(\S+)")
 ASPECT = re.compile(rb"\bsar:(\d+)/(\d+)")
 PIXELS = re.compile(rb"\bfmt:(\S+)")
 CODEC = re.compile(rb"^#codec_id 0: (\S+)", re.MULTILINE)
-ALPHA_BESIDE = b"Matroska BlockAdditional"  # of a packet: alpha that ordinary decoders leave out
+# Alpha that ordinary decoders leave out: in packets, or, to an older ffmpeg, a tag of the stream.
+ALPHA_BESIDE = b"Matroska BlockAdditional"
+ALPHA_TAG = re.compile(rb"^\s*alpha_mode\s*: 1\s*$", re.MULTILINE | re.IGNORECASE)
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16")
 HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -154,7 +156,7 @@ def look_at(source: Path, given: Sequence[str]) -> Look:
         transfer=transfer[1].decode("ascii", "replace") if transfer else "",
         aspect=Fraction(*numbers) if all(numbers) else Fraction(1),
         pixels=pixels[1].decode("ascii", "replace") if pixels else "",
-        has_alpha_beside=ALPHA_BESIDE in packets,
+        has_alpha_beside=ALPHA_BESIDE in packets or bool(ALPHA_TAG.search(shown)),
         is_uneven=_is_uneven(_times(packets)),
     )
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import is_out_of_memory
 from ..errors import InvalidInputError, MissingDependencyError, UnreadableMediaError
 
 PICTURE_SUFFIXES = frozenset(
@@ -37,7 +38,7 @@ UPRIGHT = {  # how Pillow turns what lies as EXIF says
 }
 # What Pillow's readers raise for damaged files: nothing of it is a fault of this package.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError)
-DAMAGED_TOO = (ArithmeticError, NotImplementedError, struct.error, zlib.error)
+DAMAGED_TOO = (ArithmeticError, RuntimeError, struct.error, zlib.error)
 WHITE = (255, 255, 255)
 SIXTEEN_BITS = 65535
 
@@ -119,6 +120,8 @@ def _opened(path: Path, max_pixels: int) -> Generator[Any]:
         except InvalidInputError:
             raise
         except (*DAMAGED, *DAMAGED_TOO, pillow.DecompressionBombError) as error:
+            if is_out_of_memory(error):
+                raise
             raise UnreadableMediaError(
                 f"{path.name} in {path.parent.name} cannot be read as a picture. It may be "
                 "damaged, or another kind of file."

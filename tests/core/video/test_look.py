@@ -248,6 +248,21 @@ def test_sixteen_bits_keep_their_range(
     assert read_picture(tmp_path / name).unique().tolist() == [expected]
 
 
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "TGA", "JPEG2000"])
+def test_pictures_cut_short_anywhere_are_errors_of_ours(tmp_path: Path, format_: str) -> None:
+    file = io.BytesIO()
+    noise = torch.arange(24 * 16 * 3, dtype=torch.uint8).numpy().tobytes()
+    Image.frombytes("RGB", (24, 16), noise).save(file, format_)
+    whole, path = file.getvalue(), tmp_path / "a.img"
+    refused = 0
+    for length in range(0, len(whole) // 2, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UnreadableMediaError):
+            read_picture(path)
+        refused += 1
+    assert refused >= 10
+
+
 def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
     header = b"P6\n40000 40000\n255\n"
     (tmp_path / "a.ppm").write_bytes(header)

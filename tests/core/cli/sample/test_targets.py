@@ -46,7 +46,7 @@ def test_older_file_is_replaced_where_that_was_said(older: Path) -> None:
     assert older.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("Yes\n", 0), ("\n", 2), ("no\n", 2)])
+@pytest.mark.parametrize(("answer", "code"), [("Yes\n", 0), ("\n", 2), ("no\n", 2)])
 def test_person_at_a_terminal_is_asked(
     older: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
