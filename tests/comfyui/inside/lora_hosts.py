@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -285,6 +286,16 @@ def check_an_extracted_lora_means_the_same_in_every_host(stage: Stage) -> str:
         worst = max(worst, float((found - expected).abs().max() / effect))
         expect(worst < 1e-4, host.__name__, worst)
     return f"{worst:.1e}"
+
+
+def check_other_settings_are_seen_by_comfyuis_cache(stage: Stage) -> None:
+    name, node = write("peft"), stage.own["LatteLoraLoader"]
+    before = node.IS_CHANGED(lora_name=name)
+    expect(node.IS_CHANGED(lora_name=name) == before, "it changes by itself")
+    settings = (loras() / name).with_name("adapter_config.json")
+    settings.write_text('{"lora_alpha": 3}')
+    os.utime(settings, ns=(0, settings.stat().st_mtime_ns + 10**9))
+    expect(node.IS_CHANGED(lora_name=name) != before, "other settings were not seen")
 
 
 def biases(stage: Stage) -> dict[str, Any]:
