@@ -53,8 +53,12 @@ class LatteLoraLoader:
 
     @classmethod
     def IS_CHANGED(cls, lora_name: str, **_: Any) -> str:
-        """Load again when the file was replaced."""
-        return paths.fingerprint(lora_name, "loras", "lora_name")
+        """Load again when the file or its settings were replaced."""
+        from ...latte_core.checkpoint.lora.settings import settings_file
+
+        settings = settings_file(paths.locate(lora_name, "loras", "lora_name"))
+        text = paths.fingerprint(lora_name, "loras", "lora_name")
+        return text if settings is None else f"{text};{settings.stat().st_mtime_ns}"
 
     def load(self, model: Any, lora_name: str, strength: float) -> tuple[Any, str]:
         """Return a patched clone and the report."""

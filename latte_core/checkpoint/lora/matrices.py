@@ -11,11 +11,12 @@ from torch import Tensor
 from ...errors import CorruptCheckpointError, IncompatibleInputsError
 from ...model.weights.alpha import is_alpha
 from ...model.weights.lora import ALPHA_NAME, NATIVE_PREFIX
-from ...model.weights.merge import DOWN_PARTS, UP_PARTS
+from ...model.weights.merge import BIAS_PART, DOWN_PARTS, UP_PARTS
 from ..recognition.detect import Shaped
 from .settings import AdapterSettings, expected_alpha
 
 MIDDLE_PART = "lora_mid.weight"  # of convolutions: the outer matrices have sizes of their own
+MORE_PARTS = ("dora_scale", "diff")  # which change a layer even beside a product of zero
 OTHER_KINDS = ("hada_", "lokr_")  # which divide alpha by a rank that ComfyUI finds
 
 
@@ -142,8 +143,11 @@ def is_idle(tensors: Mapping[str, Tensor], layer: str) -> bool:
     alpha = part_of(tensors, layer, (ALPHA_NAME,))
     start = f"{NATIVE_PREFIX}{layer}."
     others = [key for key in tensors if key.startswith(start)] if alpha is not None else []
+    bias = part_of(tensors, layer, (BIAS_PART,))
+    has_more = any(part_of(tensors, layer, (part,)) is not None for part in MORE_PARTS)
+    if has_more or (bias is not None and bias.any()):
+        return False
     if alpha is not None and (not alpha.any() or len(others) == 1):
         return True
     pair = part_of(tensors, layer, UP_PARTS), part_of(tensors, layer, DOWN_PARTS)
-    dora = part_of(tensors, layer, ("dora_scale",))
-    return dora is None and any(one is not None and not one.any() for one in pair)
+    return any(one is not None and not one.any() for one in pair)

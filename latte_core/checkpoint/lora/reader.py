@@ -77,7 +77,7 @@ def merge_lora_file(model: nn.Module, path: Path | str, strength: float = 1.0) -
 
 def unchanged_sentence(lora: LoraWeights, patch: LoraPatch) -> str:
     """Say how many weights stayed as they were though the LoRA has numbers for them."""
-    count = len(set(patch.unchanged) - set(lora.idle))
+    count = len(patch.unchanged_layers - set(lora.idle))
     if not count:
         return ""
     if not patch.strength:

@@ -82,7 +82,13 @@ def peft_settings(file: Path) -> Mapping[str, Any] | None:
     Raises:
         CheckpointError: if it cannot be read.
     """
-    return config_beside(file, PEFT_SETTINGS) if file.stem == PEFT_STEM else None
+    return config_beside(file, PEFT_SETTINGS) if settings_file(file) else None
+
+
+def settings_file(file: Path) -> Path | None:
+    """Return the settings that stand beside a LoRA and are its own, if there are any."""
+    settings = file.with_name(PEFT_SETTINGS)
+    return settings if file.stem == PEFT_STEM and settings.is_file() else None
 
 
 def settings_in(name: str, metadata: Mapping[str, str] | None) -> Mapping[str, Any]:

@@ -32,9 +32,9 @@ def merge_loras(pipeline: Pipeline | ClassPipeline, loras: Loras) -> None:
     """
     for path, strength in loras:
         patch = pipeline.load_lora(path, strength)
-        kept = len(patch.unchanged)
+        kept = len(patch.unchanged_layers)
         note = f", {kept} of them unchanged" if kept else ""
-        print(f"LoRA {Path(path).name}: {len(patch.layers)} layers{note}, strength {strength:g}.")
+        print(f"LoRA {Path(path).name}: {patch.num_layers} layers{note}, strength {strength:g}.")
 
 
 def loras_entry(loras: Loras) -> Mapping[str, Any]:

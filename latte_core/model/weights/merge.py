@@ -26,11 +26,13 @@ from .lora import (
     LoraLinear,
     modules_of,
 )
-from .released import ReleasedWeight, released_weights
+from .released import ReleasedWeight, released_biases, released_weights
 
 # Spellings of the two matrices; the first is ours.
 UP_PARTS = (UP_NAME, "lora_up.weight", "lora.up.weight")
 DOWN_PARTS = (DOWN_NAME, "lora_down.weight", "lora.down.weight")
+BIAS_PART = "diff_b"  # what extracted LoRAs add to a bias
+BIAS = ".bias"  # behind the name of a layer: its bias, where layers are listed
 MERGED = "merged_loras"  # attribute of a changed model: a `MergedWeight` for each layer's name
 QUANTISED = "quantised_as"  # attribute of a layer in eight bits
 
@@ -62,7 +64,7 @@ class LoraPatch:
 
     Args:
         model: that it changes.
-        layers: the names of the layers.
+        layers: the names of the layers; with `.bias` behind it, the bias of one.
         strength: how strongly.
 
     `unchanged` has the names of those layers whose weights are, bit for bit, what they were.
@@ -73,6 +75,17 @@ class LoraPatch:
         self.strength = strength
         self.unchanged: tuple[str, ...] = ()
         self._model: nn.Module | None = model
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers it names, a weight and its bias counted as one."""
+        return len({name.removesuffix(BIAS) for name in self.layers})
+
+    @property
+    def unchanged_layers(self) -> frozenset[str]:
+        """The names of the layers that stayed as they were, weight and bias."""
+        changed = {one.removesuffix(BIAS) for one in self.layers if one not in self.unchanged}
+        return frozenset(one.removesuffix(BIAS) for one in self.layers) - changed
 
     @property
     def is_merged(self) -> bool:
@@ -94,7 +107,7 @@ class LoraPatch:
                 "The LoRA cannot be taken out: the model was quantised with it. Load the model "
                 "again."
             )
-        weights = released_weights(self._model)
+        weights = mergeable(self._model)
         for name in self.layers:
             del merged[name].products[self]
             write(weights[name], merged[name])
@@ -131,7 +144,7 @@ def merge_lora(model: nn.Module, tensors: Mapping[str, Tensor], strength: float 
             "with remove_lora first."
         )
     refuse_quantised(modules.values())
-    weights = released_weights(model)
+    weights = mergeable(model)
     for name, product in products.items():
         check_fits(weights, name, product)
     patch, merged = LoraPatch(model, products, strength), merged_into(model)
@@ -171,6 +184,12 @@ def refuse_overflow(patch: LoraPatch, weights: Mapping[str, ReleasedWeight]) -> 
     )
 
 
+def mergeable(model: nn.Module) -> dict[str, ReleasedWeight]:
+    """Return the weights of a model by the names of their layers, and the biases."""
+    biases = {name + BIAS: one for name, one in released_biases(model).items()}
+    return {**released_weights(model), **biases}
+
+
 def merged_into(model: nn.Module) -> dict[str, MergedWeight]:
     """Return what is merged into a model, by the released name of each layer."""
     return cast("dict[str, MergedWeight]", getattr(model, MERGED, {}))
@@ -203,7 +222,16 @@ def products_in(tensors: Mapping[str, Tensor], strength: float) -> dict[str, Pro
     for name, value in tensors.items():
         layer, part = split_part(name.removeprefix(NATIVE_PREFIX))
         layers.setdefault(layer, {})[part] = value
-    return {layer: product_of(layer, parts, strength) for layer, parts in layers.items()}
+    found: dict[str, Product] = {}
+    for layer, parts in layers.items():
+        bias = parts.pop(BIAS_PART, None)
+        if bias is not None:
+            found[layer + BIAS] = Product(
+                up=bias.reshape(-1, 1), down=torch.ones(1, 1), factor=strength
+            )
+        if parts or bias is None:
+            found[layer] = product_of(layer, parts, strength)
+    return found
 
 
 def split_part(name: str) -> tuple[str, str]:
@@ -259,7 +287,7 @@ def check_fits(weights: Mapping[str, ReleasedWeight], name: str, product: Produc
     sizes = (up.shape[0] if up.dim() else 0, math.prod(up.shape[1:]), math.prod(down.shape[1:]))
     if not rank or sizes != (rows, rank, columns):
         raise IncompatibleInputsError(
-            f"The LoRA does not fit layer {name}: its matrices are {tuple(up.shape)} and "
+            f"The LoRA does not fit {name}: its matrices are {tuple(up.shape)} and "
             f"{tuple(down.shape)}, the layer's weight is {tuple(weight.shape)}. It was made for a "
             "model of another width."
         )

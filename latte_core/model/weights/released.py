@@ -40,14 +40,25 @@ def released_weights(model: nn.Module) -> dict[str, ReleasedWeight]:
 
     They are good until the model is moved, cast, fused or taken apart.
     """
+    return released_tensors(model, "weight")
+
+
+def released_biases(model: nn.Module) -> dict[str, ReleasedWeight]:
+    """Return the bias of every layer that has one, likewise."""
+    return released_tensors(model, "bias")
+
+
+def released_tensors(model: nn.Module, kind: str) -> dict[str, ReleasedWeight]:
+    """Return the weights or the biases of all layers, by the layers' released names."""
     found: dict[str, ReleasedWeight] = {}
     for place, module in modules_of(model).items():
-        weight: Any = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor):
+        tensor: Any = getattr(module, kind, None)
+        if not isinstance(tensor, Tensor):
             continue
-        parts, shape = [weight.detach()], weight.shape
+        parts, shape = [tensor.detach()], tensor.shape
         if isinstance(module, FusedLinear):
-            parts, shape = module.parts(parts[0]), torch.Size((module.in_features,) * 2)
+            parts = module.parts(parts[0])
+            shape = torch.Size((module.in_features,) * tensor.dim())
         for name, part in zip(released_names(place, module), parts, strict=True):
             found[name] = ReleasedWeight(memory=part, shape=shape)
     return found

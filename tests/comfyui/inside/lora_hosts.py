@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,3 +262,44 @@ def check_loras_of_other_models_pass_as_they_are(stage: Stage) -> None:
         strength_clip=1.0,
     )[1]
     expect(not clip.patcher.patches, "the text encoder was changed")
+
+
+def check_an_extracted_lora_means_the_same_in_every_host(stage: Stage) -> str:
+    given = {"model": stage.model, "lora_name": write("own"), "strength_model": STRENGTH}
+    changed = stage.call("LoraLoaderModelOnly", **given)[0]
+    changed.add_patches(biases(stage), 1.0)
+    difference = stage.call(
+        "ModelMergeSubtract", model1=changed, model2=stage.model, multiplier=1.0
+    )[0]
+    given = {"filename_prefix": "extracted", "rank": RANK, "lora_type": "standard"}
+    stage.call("LoraSave", **given, bias_diff=True, model_diff=difference)
+    (written,) = Path(folder_paths.get_output_directory()).glob("extracted*.safetensors")
+    shutil.copyfile(written, loras() / "extracted.safetensors")
+    base = stage.ksampler(steps=1)
+    merged = merged_model(stage, starter(stage), "extracted.safetensors")
+    expected = stage.ksampler(merged, steps=1)
+    effect = (expected - base).abs().max()
+    expect(relative(expected, base) > 1e-2)
+    worst = 0.0
+    for host in (latte_loader, stock_loader, hook, hook_at_half, registered_hook):
+        found = host(stage, "extracted.safetensors", STRENGTH)
+        worst = max(worst, float((found - expected).abs().max() / effect))
+        expect(worst < 1e-4, host.__name__, worst)
+    return f"{worst:.1e}"
+
+
+def check_other_settings_are_seen_by_comfyuis_cache(stage: Stage) -> None:
+    name, node = write("peft"), stage.own["LatteLoraLoader"]
+    before = node.IS_CHANGED(lora_name=name)
+    expect(node.IS_CHANGED(lora_name=name) == before, "it changes by itself")
+    settings = (loras() / name).with_name("adapter_config.json")
+    settings.write_text('{"lora_alpha": 3}')
+    os.utime(settings, ns=(0, settings.stat().st_mtime_ns + 10**9))
+    expect(node.IS_CHANGED(lora_name=name) != before, "other settings were not seen")
+
+
+def biases(stage: Stage) -> dict[str, Any]:
+    """Return a change of some biases as ComfyUI's patches."""
+    weights = stage.model.model.state_dict()
+    keys = [f"diffusion_model.{layer}.bias" for layer in layer_names()]
+    return {key: ("diff", (torch.ones_like(weights[key]),)) for key in keys if key in weights}

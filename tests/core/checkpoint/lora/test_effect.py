@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from latte_core.checkpoint import native_lora
 from latte_core.checkpoint.lora.reader import merge_lora_file
 from latte_core.errors import CorruptCheckpointError, IncompatibleInputsError
+from latte_core.model.weights.fused_qkv import fuse_qkv
 from latte_core.model.weights.merge import merge_lora
 
 LAYERS = tuple(f"transformer_blocks.{block}.attn1.to_{kind}" for block in (0, 1) for kind in "qkv")
@@ -171,3 +172,43 @@ def test_a_layer_with_other_columns_than_the_models_is_refused() -> None:
     tensors[f"base_model.model.{LAYERS[0]}.lora_A.weight"] = torch.ones(RANK, 32)
     with pytest.raises(IncompatibleInputsError, match="32 columns in the LoRA and 16 in the model"):
         native_lora("w.safetensors", tensors, shapes=tiny_model().state_dict())
+
+
+def extracted(model: nn.Module, goal: nn.Module) -> dict[str, Tensor]:
+    """Return what ComfyUI's extraction writes of two models: matrices, and biases as they are."""
+    found: dict[str, Tensor] = {}
+    states = model.state_dict(), goal.state_dict()
+    for layer in LAYERS:
+        start = f"diffusion_model.{layer}."
+        difference, bias = (states[1][f"{layer}.{k}"] - states[0][f"{layer}.{k}"] for k in KINDS)
+        found[f"{start}lora_up.weight"] = difference
+        found[f"{start}lora_down.weight"] = torch.eye(16)
+        found[f"{start}diff_b"] = bias
+    return found
+
+
+KINDS = ("weight", "bias")
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_an_extracted_lora_changes_biases_too_and_leaves_no_trace(is_fused: bool) -> None:
+    model, goal = tiny_model(), tiny_model(seed=1)
+    tensors = native_lora("w.safetensors", extracted(model, goal)).tensors
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    if is_fused:
+        fuse_qkv(model)
+    patch = merge_lora(model, tensors)
+    state, wanted = model.state_dict(), goal.state_dict()
+    for layer in LAYERS:
+        for kind in KINDS:
+            torch.testing.assert_close(state[f"{layer}.{kind}"], wanted[f"{layer}.{kind}"])
+    assert patch.num_layers == len(LAYERS)
+    assert not patch.unchanged_layers
+    patch.remove()
+    assert_same(model, before)
+
+
+def test_a_bias_of_another_size_is_refused() -> None:
+    tensors = {f"diffusion_model.{LAYERS[0]}.diff_b": torch.ones(5)}
+    with pytest.raises(IncompatibleInputsError, match=rf"does not fit {LAYERS[0]}.bias"):
+        merge_lora(tiny_model(), tensors)
