@@ -69,8 +69,9 @@ def fill_module(
             of integers.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    _check_names(part, expected, tensors)
-    _check_shapes(part, expected, tensors)
+    check_names(part, expected, tensors)
+    check_shapes(part, expected, {name: tuple(tensors[name].shape) for name in expected})
+    _check_numbers(part, [name for name in expected if not tensors[name].is_floating_point()])
     endings = tuple(float32_names)
     ready = {
         name: tensors[name].to(device, torch.float32 if name.endswith(endings) else dtype)
@@ -80,7 +81,13 @@ def fill_module(
     module.eval().requires_grad_(False)
 
 
-def _check_names(part: str, expected: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def check_names(part: str, expected: Iterable[str], tensors: Iterable[str]) -> None:
+    """Refuse weights that lack a name, or have one that is unknown.
+
+    Raises:
+        WeightMismatchError: with counts and the first few names.
+    """
+    expected, tensors = dict.fromkeys(expected), dict.fromkeys(tensors)
     missing = [name for name in expected if name not in tensors]
     unknown = [name for name in tensors if name not in expected]
     if missing or unknown:
@@ -91,20 +98,27 @@ def _check_names(part: str, expected: Mapping[str, Any], tensors: Mapping[str, T
         )
 
 
-def _check_shapes(
-    part: str, expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor]
+def check_shapes(
+    part: str, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> None:
+    """Refuse weights of another shape.
+
+    Raises:
+        WeightMismatchError: with a count and the first few names.
+    """
     wrong = [
-        f"{name} is {tuple(tensors[name].shape)} instead of {shape}"
+        f"{name} is {found[name]} instead of {shape}"
         for name, shape in expected.items()
-        if tuple(tensors[name].shape) != shape
+        if found[name] != shape
     ]
     if wrong:
         raise WeightMismatchError(
             f"These weights do not fit the {part}: {len(wrong)} shapes differ{_first(wrong)}. "
             "Use the weights and the config.json that belong together."
         )
-    integers = [name for name in expected if not tensors[name].is_floating_point()]
+
+
+def _check_numbers(part: str, integers: Sequence[str]) -> None:
     if integers:
         raise WeightMismatchError(
             f"{len(integers)} weights of the {part} are whole numbers{_first(integers)}, but "

@@ -16,11 +16,11 @@ from torch import Tensor
 from ..checkpoint.reading.folders import weight_files
 from ..checkpoint.reading.reader import read_tensors
 from ..checkpoint.recognition.families import Family
-from ..checkpoint.recognition.identify import identify
+from ..checkpoint.recognition.identify import identify, require_vae
 from ..devices import pick_device, pick_dtype
 from ..errors import CheckpointError, InvalidInputError
 from ..files import read_json
-from ..pipelines.classes.vae import open_vae, require_vae, vae_beside
+from ..pipelines.classes.vae import open_vae, vae_beside
 from ..pipelines.model_folders import (
     TEXT_FOLDER,
     TRANSFORMER_FOLDERS,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import Any, Protocol
 
 from ..config.checks import check_whole
-from ..errors import InvalidInputError, UnknownArchitectureError
+from ..errors import InvalidInputError, UnknownArchitectureError, WeightMismatchError
 
 GATED_GELU = "gated-gelu"
 INTEGER_RANGES: Mapping[str, tuple[int, int]] = {
@@ -26,6 +24,13 @@ ADVICE = (
     "Latte needs the encoder of T5 v1.1 XXL: the folder text_encoder of Latte-1, or a single file "
     "such as t5xxl_fp16.safetensors or t5xxl_fp8_e4m3fn_scaled.safetensors."
 )
+
+
+class Shaped(Protocol):
+    """Anything with a shape: a tensor or an entry of a header."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +103,8 @@ class T5EncoderConfig:
         return cls(**{name: values[name] for name in cls.__slots__ if name in values})
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> T5EncoderConfig:
-        """Read the shape from weights that carry T5's own names.
+    def from_tensors(cls, tensors: Mapping[str, Shaped]) -> T5EncoderConfig:
+        """Read the shape from weights, or a header, with T5's own names.
 
         Raises:
             UnknownArchitectureError: if they are not a T5 v1.1 encoder, saying what they are.
@@ -113,7 +118,7 @@ class T5EncoderConfig:
         return cls(
             vocab_size=vocab_size,
             d_model=width,
-            d_kv=inner // bias.shape[1],
+            d_kv=inner // max(1, bias.shape[1]),
             d_ff=tensors[f"{block}.1.DenseReluDense.wi_0.weight"].shape[0],
             num_layers=len(layers),
             num_heads=bias.shape[1],
@@ -131,7 +136,7 @@ NEEDED_NAMES: Mapping[str, int] = {
 }
 
 
-def check_is_t5(tensors: Mapping[str, Tensor]) -> None:
+def check_is_t5(tensors: Mapping[str, Shaped]) -> None:
     """Refuse every text encoder but T5 v1.1, by its name.
 
     Raises:
@@ -139,17 +144,45 @@ def check_is_t5(tensors: Mapping[str, Tensor]) -> None:
     """
     embedding = tensors.get("shared.weight")
     bias_in_second = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
-    if bias_in_second in tensors or (embedding is not None and len(embedding) == UMT5_ROWS):
+    if bias_in_second in tensors or (
+        embedding is not None and tuple(embedding.shape[:1]) == (UMT5_ROWS,)
+    ):
         found = "umT5 (the encoder of Wan: 256384 words, a position table in every layer)"
     elif any(mark in name for name in tensors for mark in CLIP_MARKS):
         found = "CLIP"
     elif "encoder.block.0.layer.1.DenseReluDense.wi.weight" in tensors:
         found = "T5 1.0, whose feed-forward part is not gated"
     elif any(
-        name not in tensors or tensors[name].dim() != dimensions
+        name not in tensors or len(tensors[name].shape) != dimensions
         for name, dimensions in NEEDED_NAMES.items()
     ):
         found = "not a T5 encoder"
     else:
         return
     raise UnknownArchitectureError(f"These text encoder weights are {found}. {ADVICE}")
+
+
+def check_complete(tensors: Mapping[str, Shaped], config: T5EncoderConfig, name: str) -> None:
+    """Refuse an encoder of which a weight is missing.
+
+    Args:
+        tensors: under T5's own names, a scale or mark beside them does not matter.
+        config: read from them.
+        name: of the file, for the message.
+
+    Raises:
+        WeightMismatchError: with counts and the first one that is missing.
+    """
+    layers = ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o")
+    forward = ("DenseReluDense.wi_0", "DenseReluDense.wi_1", "DenseReluDense.wo", "layer_norm")
+    expected = ["shared.weight", "encoder.final_layer_norm.weight"]
+    for index in range(config.num_layers):
+        block = f"encoder.block.{index}.layer"
+        expected += [f"{block}.0.{layer}.weight" for layer in (*layers, "layer_norm")]
+        expected += [f"{block}.1.{layer}.weight" for layer in forward]
+    missing = [key for key in expected if key not in tensors]
+    if missing:
+        raise WeightMismatchError(
+            f"{name} lacks {len(missing)} of {len(expected)} text encoder weights, the first is "
+            f"{missing[0]}. It is not whole; download it again."
+        )

@@ -21,6 +21,9 @@ from .four_bits import STORED_AS, FourBits
 Stored = TypeVar("Stored")
 
 FIRST_QUERY = "encoder.block.0.layer.0.SelfAttention.q.weight"
+# transformers ties two names of one table, and a file may hold either.
+TABLE_LAYER, TABLE_ALIAS_LAYER = "shared.", "encoder.embed_tokens."
+TABLE, TABLE_ALIAS = f"{TABLE_LAYER}weight", f"{TABLE_ALIAS_LAYER}weight"
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 ROTATED = "convrot"  # in the description of a weight that is stored turned
@@ -34,15 +37,18 @@ def encoder_tensors(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return the encoder's own tensors, or what is said of them, under T5's names.
 
     A prefix in front of every name, as in all-in-one files, is removed; a decoder is left out, as
-    it takes no part in encoding.
+    it takes no part in encoding. The table of words has one of two names, or both.
     """
     prefixes = [name[: -len(FIRST_QUERY)] for name in tensors if name.endswith(FIRST_QUERY)]
     prefix = min(prefixes, key=len, default="")
-    return {
+    found = {
         name[len(prefix) :]: tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix) and not name[len(prefix) :].startswith("decoder.")
     }
+    if TABLE not in found and TABLE_ALIAS in found:
+        found = {name.replace(TABLE_ALIAS_LAYER, TABLE_LAYER): t for name, t in found.items()}
+    return found
 
 
 def take_four_bits(

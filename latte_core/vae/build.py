@@ -11,15 +11,8 @@ from torch import Tensor
 
 from ..errors import MissingDependencyError
 from ..meta_modules import WithoutNumbers, fill_module
-from .config import IMAGE_CLASS, TEMPORAL_CLASS, TEMPORAL_MARK, VaeConfig
-
-ENCODER_PARTS = ("encoder.", "quant_conv.")
-OLD_ATTENTION_NAMES = {
-    ".query.": ".to_q.",
-    ".key.": ".to_k.",
-    ".value.": ".to_v.",
-    ".proj_attn.": ".to_out.0.",
-}
+from .config import IMAGE_CLASS, TEMPORAL_CLASS, VaeConfig
+from .found import PART, find_vae
 
 
 def build_vae(
@@ -38,35 +31,12 @@ def build_vae(
         WeightMismatchError: if weights and config do not fit.
         MissingDependencyError: if diffusers is not installed.
     """
-    weights = current_names(tensors)
-    if config is None:
-        config = VaeConfig.from_tensors(weights)
-    elif not isinstance(config, VaeConfig):
-        config = VaeConfig.from_dict(config, is_temporal=TEMPORAL_MARK in weights)
-    module = _empty_module(config)
-    if not _has_encoder(config, weights):
+    found = find_vae(tensors, config)
+    module = _empty_module(found.config)
+    if not found.can_encode:
         module.encoder = module.quant_conv = None
-        weights = {name: t for name, t in weights.items() if not name.startswith(ENCODER_PARTS)}
-    fill_module(module, weights, part="VAE", dtype=dtype, device=device)
-    return module, config
-
-
-def current_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights with diffusers' present names of the attention in the middle."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if ".mid_block.attentions." in name:
-            for old, new in OLD_ATTENTION_NAMES.items():
-                name = name.replace(old, new)
-        renamed[name] = tensor
-    return renamed
-
-
-def _has_encoder(config: VaeConfig, weights: Mapping[str, Tensor]) -> bool:
-    """Return whether both the encoder and its last convolution are there, as far as needed."""
-    has_last = config.use_quant_conv or config.is_temporal
-    parts = ENCODER_PARTS if has_last else ENCODER_PARTS[:1]
-    return all(any(name.startswith(part) for name in weights) for part in parts)
+    fill_module(module, found.take(tensors), part=PART, dtype=dtype, device=device)
+    return module, found.config
 
 
 def _empty_module(config: VaeConfig) -> Any:

@@ -40,8 +40,8 @@ BLOCK_TYPES: Mapping[str, str] = MappingProxyType(
 )
 TEMPORAL_MARK = "decoder.time_conv_out.weight"
 ADVICE = (
-    "Use the folder vae or vae_temporal_decoder of Latte-1, or the VAE of Stable Diffusion 1.x in "
-    "diffusers' layout."
+    "Use the folder vae or vae_temporal_decoder of Latte-1, or the VAE of Stable Diffusion 1.x, "
+    "such as vae-ft-mse-840000-ema-pruned.safetensors."
 )
 
 
@@ -159,31 +159,42 @@ class VaeConfig:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> VaeConfig:
-        """Read the shape from weights that carry diffusers' names.
+        """Read the shape from weights that carry diffusers' names; see `from_shapes`."""
+        return cls.from_shapes({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> VaeConfig:
+        """Read the shape of a VAE from the shapes of weights with diffusers' present names.
 
         Raises:
             UnknownArchitectureError: if they are not such a VAE.
         """
-        is_temporal = TEMPORAL_MARK in tensors
+        is_temporal = TEMPORAL_MARK in shapes
         block = "spatial_res_block.conv1" if is_temporal else "conv1"
         widths: list[int] = []
         while True:
-            weight = tensors.get(f"decoder.up_blocks.{len(widths)}.resnets.0.{block}.weight")
-            if weight is None or weight.dim() != 4 or len(widths) > MAX_LEVELS:
+            shape = shapes.get(f"decoder.up_blocks.{len(widths)}.resnets.0.{block}.weight", ())
+            if len(shape) != 4 or len(widths) > MAX_LEVELS:
                 break
-            widths.append(weight.shape[0])
+            widths.append(shape[0])
         if not widths:
             raise UnknownArchitectureError(
                 f"These weights are not a VAE that Latte knows. {ADVICE}"
             )
+        if any(width % TEMPORAL_GROUPS for width in widths):
+            raise InvalidInputError(
+                f"The VAE has {min(w for w in widths if w % TEMPORAL_GROUPS)} channels on a level, "
+                f"which {TEMPORAL_GROUPS} groups, the usual number, do not divide. Put the "
+                "config.json of the weights beside them."
+            )
         prefix, ending = "decoder.up_blocks.0.resnets.", f".{block}.weight"
-        layers = sum(name.startswith(prefix) and name.endswith(ending) for name in tensors)
+        layers = sum(name.startswith(prefix) and name.endswith(ending) for name in shapes)
         return cls(
             is_temporal=is_temporal,
             block_out_channels=tuple(reversed(widths)),
             layers_per_block=layers - 1,
-            use_quant_conv=is_temporal or "quant_conv.weight" in tensors,
-            use_post_quant_conv=is_temporal or "post_quant_conv.weight" in tensors,
+            use_quant_conv=is_temporal or "quant_conv.weight" in shapes,
+            use_post_quant_conv=is_temporal or "post_quant_conv.weight" in shapes,
         )
 
 

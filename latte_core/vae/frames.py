@@ -25,6 +25,7 @@ from ..meta_modules import TensorReader
 from .build import build_vae
 from .checks import PieceCallback, Progress, check_frames, check_latents, check_tile
 from .config import VaeConfig
+from .found import check_scale
 from .pieces import (
     CELLS_AT_ONCE,
     ClipSize,
@@ -66,7 +67,7 @@ class VideoVAE:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> VideoVAE:
-        """Build a VAE from weights under diffusers' names, the old attention names included.
+        """Build a VAE from weights under any names of `names.py`: diffusers' or the original ones.
 
         Weights without an encoder, or without its last convolution (SVD files), give a VAE that
         only decodes.
@@ -106,7 +107,8 @@ class VideoVAE:
             UnknownArchitectureError: as in `from_tensors`.
         """
         path = Path(folder)
-        config = read_json(path / "config.json")
+        config = VaeConfig.from_dict(read_json(path / "config.json"))
+        check_scale(config.scaling_factor)
         return cls.from_tensors(read(path), config, dtype=dtype, device=device)
 
     @classmethod
@@ -119,7 +121,7 @@ class VideoVAE:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> VideoVAE:
-        """Load a single file in diffusers' layout; the shape is read from it without `config`."""
+        """Load a single file; the shape is read from it without `config`."""
         return cls.from_tensors(read(Path(path)), config, dtype=dtype, device=device)
 
     @property

@@ -16,7 +16,28 @@ from typing import Any
 
 import torch
 
+from latte_core.vae.config import VaeConfig
+from latte_core.vae.layout import vae_layout
+
 Shape = tuple[int, ...]
+VAE_SIZES: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1}
+
+
+def t5_shapes(layers: int = 2) -> dict[str, Shape]:
+    """Return the weights of an encoder with XXL's widths and fewer layers."""
+    shapes: dict[str, Shape] = {
+        "shared.weight": (32128, 4096),
+        "encoder.final_layer_norm.weight": (4096,),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64),
+    }
+    for number in range(layers):
+        block = f"encoder.block.{number}.layer"
+        shapes |= {f"{block}.0.SelfAttention.{name}.weight": (4096, 4096) for name in "qkvo"}
+        shapes |= {f"{block}.{part}.layer_norm.weight": (4096,) for part in (0, 1)}
+        feed = f"{block}.1.DenseReluDense"
+        shapes |= {f"{feed}.{name}.weight": (10240, 4096) for name in ("wi_0", "wi_1")}
+        shapes[f"{feed}.wo.weight"] = (4096, 10240)
+    return shapes
 
 
 class Payload:
@@ -215,12 +236,7 @@ FAMILY_NAMES: dict[str, dict[str, Shape]] = {
         "double_blocks.0.img_attn.qkv.weight": (9216, 3072),
         "single_blocks.0.linear1.weight": (21504, 3072),
     },
-    "T5_ENCODER": {
-        "shared.weight": (32128, 4096),
-        "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
-        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, 64),
-        "encoder.block.1.layer.1.DenseReluDense.wi_0.weight": (10240, 4096),
-    },
+    "T5_ENCODER": t5_shapes(),
     "UMT5_ENCODER": {
         "shared.weight": (256384, 4096),
         "encoder.block.0.layer.0.SelfAttention.q.weight": (4096, 4096),
@@ -230,17 +246,8 @@ FAMILY_NAMES: dict[str, dict[str, Shape]] = {
         "text_model.embeddings.token_embedding.weight": (49408, 768),
         "text_model.encoder.layers.0.self_attn.q_proj.weight": (768, 768),
     },
-    "IMAGE_VAE": {
-        "decoder.conv_in.weight": (512, 4, 3, 3),
-        "decoder.mid_block.resnets.0.conv1.weight": (512, 512, 3, 3),
-        "post_quant_conv.weight": (4, 4, 1, 1),
-    },
-    "TEMPORAL_VAE": {
-        "decoder.conv_in.weight": (512, 4, 3, 3),
-        "decoder.mid_block.resnets.0.spatial_res_block.conv1.weight": (512, 512, 3, 3),
-        "decoder.mid_block.resnets.0.temporal_res_block.conv1.weight": (512, 512, 3, 1, 1),
-        "decoder.time_conv_out.weight": (3, 3, 3, 1, 1),
-    },
+    "IMAGE_VAE": vae_layout(VaeConfig(is_temporal=False, **VAE_SIZES)),
+    "TEMPORAL_VAE": vae_layout(VaeConfig(is_temporal=True, **VAE_SIZES)),
     "OTHER_VAE": {
         "decoder.conv_in.weight": (512, 16, 3, 3),
         "decoder.mid.block_1.conv1.weight": (512, 512, 3, 3),

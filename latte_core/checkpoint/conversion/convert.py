@@ -14,6 +14,7 @@ from ...config.t2v import LatteT2VConfig
 from ...errors import CheckpointError, InvalidInputError, UnknownArchitectureError
 from ...precision.names import INT4_NAME
 from ...precision.packing import PACKED, pack
+from ...vae.found import find_vae
 from ..loading.adapters import is_svd_layout, temporal_vae_to_svd
 from ..loading.loader import weights_of
 from ..loading.quantized import dequantize
@@ -29,6 +30,7 @@ from ..recognition.families import Family, joined
 from ..recognition.identify import PIPELINE_NAME, TRANSFORMER_FOLDER, identify, identify_header
 from ..recognition.settle import found_in, saved_config, settle_config
 from ..recognition.titles import family_of_config, title_of
+from ..recognition.vaes import vae_settings
 from ..writing.gguf_writer import GGUF_SUFFIX, GGUF_TYPES, refuse_without_gguf, write_gguf
 from ..writing.writer import write_safetensors
 
@@ -270,9 +272,8 @@ def convert_temporal_vae(source: Path, file: TensorFile) -> Converted:
         note = "It had ComfyUI's names already."
         return Converted(tensors=file.tensors, metadata=kept_metadata(file), note=note)
     note = "ComfyUI's Load VAE opens it; it decodes only, use the image VAE for encoding."
-    return Converted(
-        tensors=temporal_vae_to_svd(file.tensors), metadata=kept_metadata(file), note=note
-    )
+    weights = find_vae(file.tensors, vae_settings(file.header.files[0])).take(file.tensors)
+    return Converted(tensors=temporal_vae_to_svd(weights), metadata=kept_metadata(file), note=note)
 
 
 def convert_lora(source: Path, file: TensorFile) -> Converted:

@@ -13,8 +13,16 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from ...errors import UnknownArchitectureError
-from ..reading.records import shown
+from ...vae.names import (
+    ATTENTION_NAMES,
+    PLAIN_NAMES,
+    SVD_TEMPORAL_MARK,
+    TEMPORAL_NAMES,
+    as_matrix,
+    count_levels,
+    diffusers_name,
+    unknown_name,
+)
 
 Value = TypeVar("Value")
 
@@ -22,35 +30,11 @@ Value = TypeVar("Value")
 DERIVED_BUFFERS = frozenset(
     {"caption_projection.y_embedding", "pos_embed.pos_embed", "temp_pos_embed"}
 )
-SVD_MARK = "decoder.mid.block_1.mix_factor"
 DIFFUSERS_MARK = "decoder.time_conv_out.weight"
-ATTENTION_NAMES = {
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
-}
-TEMPORAL_NAMES = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-}
-PLAIN_NAMES = {
-    "decoder.time_conv_out": "decoder.conv_out.time_mix_conv",
-    "decoder.conv_norm_out": "decoder.norm_out",
-    "encoder.conv_norm_out": "encoder.norm_out",
-}
 BLOCK = re.compile(
     r"(?P<half>encoder|decoder)\."
     r"(?:(?P<way>up_blocks|down_blocks)\.(?P<level>\d)\.|mid_block\.)"
     r"(?P<rest>.+)\.(?P<leaf>weight|bias|mix_factor)"
-)
-SVD_BLOCK = re.compile(
-    r"(?P<half>encoder|decoder)\."
-    r"(?:(?P<way>up|down)\.(?P<level>\d)\.|mid\.)"
-    r"(?P<rest>.+?)\.?(?P<leaf>weight|bias|mix_factor)"
 )
 
 
@@ -61,7 +45,7 @@ def drop_derived(weights: Mapping[str, Value]) -> dict[str, Value]:
 
 def is_svd_layout(names: Iterable[str]) -> bool:
     """Return whether a temporal decoder VAE has the names of Stable Video Diffusion."""
-    return SVD_MARK in set(names)
+    return SVD_TEMPORAL_MARK in set(names)
 
 
 def temporal_vae_to_svd(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -91,22 +75,15 @@ def temporal_vae_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor
         UnknownArchitectureError: if a name is not one of that VAE.
     """
     levels = count_levels(weights, "up")
-    result: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        is_matrix = ".attn_1." in name and value.dim() == 4
-        result[diffusers_name(name, levels)] = value[:, :, 0, 0] if is_matrix else value
-    return result
+    return {
+        diffusers_name(name, levels, is_temporal=True): as_matrix(name, value)
+        for name, value in weights.items()
+    }
 
 
 def is_attention_matrix(name: str, value: Tensor) -> bool:
     """Return whether a weight is an attention layer that the other layout keeps as 1x1 conv."""
     return ".attn_1." in name and name.endswith(".weight") and value.dim() == 2
-
-
-def count_levels(names: Iterable[str], way: str) -> int:
-    """Return how many resolution levels the decoder has."""
-    found = [re.match(rf"decoder\.{way}\.(\d)\.", name) for name in names]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
 
 
 def svd_name(name: str, levels: int) -> str:
@@ -162,61 +139,3 @@ def svd_residual(name: str, rest: str, leaf: str) -> str:
     if layer not in ("norm1", "conv1", "norm2", "conv2", "nin_shortcut"):
         raise unknown_name(name)
     return f"{layer}.{leaf}"
-
-
-def diffusers_name(name: str, levels: int) -> str:
-    """Return the diffusers name for a Stable Video Diffusion name."""
-    module, _, leaf = name.rpartition(".")
-    for ours, theirs in PLAIN_NAMES.items():
-        if module == theirs:
-            return f"{ours}.{leaf}"
-    if re.fullmatch(r"(?:encoder|decoder)\.conv_(?:in|out)", module):
-        return name
-    match = SVD_BLOCK.fullmatch(name)
-    if match is None:
-        raise unknown_name(name)
-    is_decoder = match["half"] == "decoder"
-    inner = diffusers_inner(name, match["rest"], match["leaf"], is_temporal=is_decoder)
-    if match["way"] is None:
-        return f"{match['half']}.mid_block.{inner}"
-    is_up = match["way"] == "up"
-    level = levels - 1 - int(match["level"]) if is_up else int(match["level"])
-    return f"{match['half']}.{match['way']}_blocks.{level}.{inner}"
-
-
-def diffusers_inner(name: str, rest: str, leaf: str, *, is_temporal: bool) -> str:
-    """Rename inside a middle block or a level."""
-    if attention := re.fullmatch(r"attn_1\.(.+)", rest):
-        for ours, theirs in ATTENTION_NAMES.items():
-            if attention[1] == theirs:
-                return f"attentions.0.{ours}.{leaf}"
-    if change := re.fullmatch(r"(up|down)sample\.conv", rest):
-        return f"{change[1]}samplers.0.conv.{leaf}"
-    block = re.fullmatch(r"block(?P<middle>_)?\.?(?P<number>\d)(?:\.(?P<rest>.+))?", rest)
-    if block is None:
-        raise unknown_name(name)
-    number = int(block["number"]) - (1 if block["middle"] else 0)
-    inner = diffusers_residual(name, block["rest"] or "", leaf, is_temporal=is_temporal)
-    return f"resnets.{number}.{inner}"
-
-
-def diffusers_residual(name: str, rest: str, leaf: str, *, is_temporal: bool) -> str:
-    """Rename inside a residual block."""
-    if leaf == "mix_factor":
-        return "time_mixer.mix_factor"
-    if rest.startswith("time_stack."):
-        for ours, theirs in TEMPORAL_NAMES.items():
-            if rest == f"time_stack.{theirs}":
-                return f"temporal_res_block.{ours}.{leaf}"
-    layer = rest.replace("nin_shortcut", "conv_shortcut")
-    if layer not in ("norm1", "conv1", "norm2", "conv2", "conv_shortcut"):
-        raise unknown_name(name)
-    return f"spatial_res_block.{layer}.{leaf}" if is_temporal else f"{layer}.{leaf}"
-
-
-def unknown_name(name: str) -> UnknownArchitectureError:
-    """Return the error for a name that no temporal decoder VAE has."""
-    return UnknownArchitectureError(
-        f"{shown(name)} is not a weight of the temporal decoder VAE that Latte-1 uses, so the file "
-        "was not converted. Choose its vae_temporal_decoder."
-    )

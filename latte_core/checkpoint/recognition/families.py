@@ -46,6 +46,7 @@ class Family(Enum):
     FLUX = "a Flux image model"
     T5_ENCODER = "a T5 encoder"
     UMT5_ENCODER = "a umT5 encoder"
+    OTHER_TEXT = "a text encoder of another kind"
     CLIP = "a CLIP model"
     IMAGE_VAE = "an image VAE"
     TEMPORAL_VAE = "a temporal decoder VAE"
@@ -68,6 +69,7 @@ ADVICE: dict[Family, str] = {
     Family.UMT5_ENCODER: f"Latte needs T5 v1.1 XXL (t5xxl), not umT5; load that with {TEXT_NODE}.",
     Family.CLIP: f"Latte reads prompts with T5 v1.1 XXL (t5xxl), not CLIP; load that with "
     f"{TEXT_NODE}.",
+    Family.OTHER_TEXT: f"Latte needs T5 v1.1 XXL (t5xxl); load that with {TEXT_NODE}.",
     Family.IMAGE_VAE: f"Use {VAE_NODE}.",
     Family.TEMPORAL_VAE: f"Use {VAE_NODE}.",
     Family.OTHER_VAE: f"Latte needs one with 4 latent channels; load that with {VAE_NODE}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -17,14 +17,27 @@ from ..reading.records import FileHeader, FileKind, IncompleteFileError, size_te
 from ..reading.sniff import file_size, kind_of, not_weights, open_weights, sniff
 from .architectures import T2V, Architecture, Config, find_architecture
 from .detect import TEMPORAL_BLOCK, config_in, count_blocks, states_heads
+from .encoders import judge_t5
 from .families import Family, advice_for, family_of, joined
 from .names import CONFIG_TENSOR, Selection
 from .titles import advice_of, data_set_of, family_of_config, title_of
+from .vaes import judge_vae
 
 PIPELINE_NAME = "model_index.json"
 TRANSFORMER_FOLDER = "transformer"
 LATTE_PIPELINES = ("LattePipeline",)
 TRANSFORMERS = (Family.LATTE_T2V, Family.LATTE_CLASS, Family.DIT)
+# What a part's loader says of a header; what it refuses is not recommended either.
+JUDGES: Mapping[Family, Callable[[FileHeader], object]] = {
+    Family.IMAGE_VAE: judge_vae,
+    Family.TEMPORAL_VAE: judge_vae,
+    Family.T5_ENCODER: judge_t5,
+}
+OTHERS: Mapping[Family, Family] = {
+    Family.IMAGE_VAE: Family.OTHER_VAE,
+    Family.TEMPORAL_VAE: Family.OTHER_VAE,
+    Family.T5_ENCODER: Family.OTHER_TEXT,
+}
 WEIGHT_KINDS = (
     FileKind.SAFETENSORS,
     FileKind.TORCH_ZIP,
@@ -122,6 +135,8 @@ def identify_header(header: FileHeader) -> Identification:
     transformer = find_architecture(header.tensors) if family in TRANSFORMERS else None
     if transformer is not None:
         found = identify_transformer(header, found, *transformer)
+    if family in JUDGES:
+        found = judged(header, found)
     if header.is_whole:
         return found
     sentence = (
@@ -129,6 +144,17 @@ def identify_header(header: FileHeader) -> Identification:
         f"expected {header.expected_bytes}. Download it again."
     )
     return replace(found, sentence=sentence)
+
+
+def judged(header: FileHeader, found: Identification) -> Identification:
+    """Return what is left of a recommendation once the part's own loader has judged the header."""
+    try:
+        JUDGES[found.family](header)
+    except LatteError as error:
+        other = OTHERS[found.family]
+        sentence = f"It looks like {found.title}, but it cannot be used. {error}"
+        return replace(found, family=other, title=other.value, sentence=sentence)
+    return found
 
 
 def identify_transformer(
@@ -233,3 +259,21 @@ def require_family(path: Path | str, wanted: Family | Iterable[Family], purpose:
     raise UnknownArchitectureError(
         f"{found.name} cannot be used as {purpose}. {found.sentence} Expected {expected} here."
     )
+
+
+def require_vae(path: Path | str) -> None:
+    """Refuse a file or folder that is no VAE of Latte's kind, from its header.
+
+    Raises:
+        CheckpointError: saying what it is instead.
+    """
+    require_family(path, (Family.IMAGE_VAE, Family.TEMPORAL_VAE), "a Latte VAE")
+
+
+def require_t5(path: Path | str) -> None:
+    """Refuse a file or folder that is no T5 v1.1 encoder, from its header.
+
+    Raises:
+        CheckpointError: saying what it is instead.
+    """
+    require_family(path, Family.T5_ENCODER, "Latte's text encoder")

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from ...checkpoint.loading.loader import load_transformer
+from ...checkpoint.recognition.identify import require_vae
 from ...config.class_names import known_names
 from ...config.latte import LatteConfig
 from ...devices import pick_device, pick_dtype
@@ -32,7 +33,7 @@ from ...vae.frames import VideoVAE
 from ..model_folders import locate_class_model, read_card
 from ..part_sizes import part_sizes
 from ..parts import CommonParts, open_stages
-from .vae import check_vae_choice, open_vae, require_vae, vae_beside
+from .vae import check_vae_choice, open_vae, vae_beside
 
 NAMES_FILE = "classes.json"
 # Of ucf101_sample.yaml; unconditional models have none (docs/model.md 7.3).

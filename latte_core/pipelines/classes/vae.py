@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoint.loading.adapters import is_svd_layout, temporal_vae_to_diffusers
 from ...checkpoint.reading.reader import read_tensors
-from ...checkpoint.recognition.families import Family
-from ...checkpoint.recognition.identify import require_family
+from ...checkpoint.recognition.identify import require_vae
+from ...checkpoint.recognition.vaes import vae_settings
 from ...errors import CheckpointError, InvalidInputError
 from ...shipped import VAE_FOLDERS
 from ...vae.frames import VideoVAE
@@ -62,15 +61,6 @@ def vae_beside(folder: Path, kind: str, model: str) -> Path:
     )
 
 
-def require_vae(path: Path) -> None:
-    """Refuse a file that is no VAE of Latte's kind, from its header.
-
-    Raises:
-        CheckpointError: saying what it is instead.
-    """
-    require_family(path, (Family.IMAGE_VAE, Family.TEMPORAL_VAE), "a Latte VAE")
-
-
 def open_vae(path: Path, dtype: torch.dtype, device: torch.device) -> VideoVAE:
     """Open a VAE from its folder or from one file.
 
@@ -78,14 +68,8 @@ def open_vae(path: Path, dtype: torch.dtype, device: torch.device) -> VideoVAE:
         CheckpointError: for a file that cannot be read or is no VAE of Latte's kind.
     """
     require_vae(path)
-    if (path / "config.json").is_file():
-        return VideoVAE.from_folder(path, read=_tensors, dtype=dtype, device=device)
-    return VideoVAE.from_file(path, read=_tensors, dtype=dtype, device=device)
-
-
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    tensors = dict(read_tensors(path).tensors)
-    return temporal_vae_to_diffusers(tensors) if is_svd_layout(tensors) else tensors
+    tensors = read_tensors(path).tensors
+    return VideoVAE.from_tensors(tensors, vae_settings(path), dtype=dtype, device=device)
 
 
 def _folders_in(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:

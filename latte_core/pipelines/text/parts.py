@@ -12,6 +12,7 @@ from torch import nn
 from ...acceleration.schedule_file import ScheduleFile
 from ...checkpoint.loading.loader import load_t2v
 from ...checkpoint.reading.reader import read_tensors
+from ...checkpoint.recognition.identify import require_t5, require_vae
 from ...devices import pick_device, pick_dtype
 from ...errors import CheckpointError, InvalidInputError
 from ...memory import CPU, MemoryPlan, PartSizes, Stages, check_memory
@@ -188,10 +189,11 @@ class FolderParts:
 
     def check(self, vae: str | None, needs_text: bool) -> None:
         if needs_text and self._text_encoder is None:
-            self._companion(TEXT_FOLDER, "a text encoder")
+            text = self._companion(TEXT_FOLDER, "a text encoder")
+            require_t5(text)
             self._companion("tokenizer", "a tokenizer")
-        if vae is not None:
-            self._vae_folder(vae)
+        if vae is not None and vae not in self._vaes:
+            require_vae(self._vae_folder(vae))
 
     def cache_schedules(self, sampler: str, num_steps: int) -> ScheduleFile | None:
         return ScheduleFile.beside(self.companions, sampler, num_steps)

@@ -20,10 +20,8 @@ from comfy.supported_models_base import ClipTarget
 from torch import Tensor
 
 from ....latte_core.checkpoint.reading.reader import read_tensors
-from ....latte_core.checkpoint.recognition.families import Family
-from ....latte_core.checkpoint.recognition.identify import require_family
-from ....latte_core.errors import WeightMismatchError
-from ....latte_core.text.config import T5EncoderConfig, check_is_t5
+from ....latte_core.checkpoint.recognition.identify import require_t5
+from ....latte_core.text.config import T5EncoderConfig, check_complete, check_is_t5
 from ....latte_core.text.layouts import encoder_tensors
 from ....latte_core.text.tokenizer import END_ID, PAD_ID, PromptTokenizer
 from ....latte_core.types import TEXT_TOKENS
@@ -170,11 +168,11 @@ def load_clip(path: Path, device: str) -> Any:
     """
     weights = path / "text_encoder" if path.is_dir() else path
     tokenizer = path / "tokenizer" if (path / "tokenizer").is_dir() else SHIPPED_TOKENIZER
-    require_family(weights, Family.T5_ENCODER, "Latte's text encoder")
+    require_t5(weights)
     file = read_tensors(weights)
     tensors, quantisation = prepare(dict(file.tensors), dict(file.metadata))
     config = T5EncoderConfig.from_tensors(tensors)
-    check_whole(tensors, config, path.name)
+    check_complete(tensors, config, path.name)
     PromptTokenizer.from_folder(tokenizer).check_vocabulary(config.vocab_size)
     stored = tensors["encoder.final_layer_norm.weight"].dtype
     target = ClipTarget(
@@ -218,33 +216,13 @@ def prepare(tensors: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[
     return kept, detect(kept, "") if detect is not None else None
 
 
-def check_whole(tensors: Mapping[str, Tensor], config: T5EncoderConfig, name: str) -> None:
-    """Refuse an encoder with missing weights, which ComfyUI would only mention in its log.
-
-    Raises:
-        WeightMismatchError: naming the first one that is missing.
-    """
-    layers = ("SelfAttention.q", "SelfAttention.k", "SelfAttention.v", "SelfAttention.o")
-    forward = ("DenseReluDense.wi_0", "DenseReluDense.wi_1", "DenseReluDense.wo", "layer_norm")
-    expected = ["shared.weight", "encoder.final_layer_norm.weight"]
-    for index in range(config.num_layers):
-        block = f"encoder.block.{index}.layer"
-        expected += [f"{block}.0.{layer}.weight" for layer in (*layers, "layer_norm")]
-        expected += [f"{block}.1.{layer}.weight" for layer in forward]
-    missing = [key for key in expected if key not in tensors]
-    if missing:
-        raise WeightMismatchError(
-            f"{name} lacks {len(missing)} of {len(expected)} text encoder weights, the first is "
-            f"{missing[0]}. It is not whole; download it again."
-        )
-
-
 def target_from_checkpoint(tensors: Mapping[str, Tensor], prefix: str) -> Any:
     """Describe the T5 inside an all-in-one checkpoint, or return None if there is none."""
     start = f"{prefix}{NAME}.transformer."
     inside = {name[len(start) :]: t for name, t in tensors.items() if name.startswith(start)}
     if not inside:
         return None
+    inside = encoder_tensors(inside)
     config = T5EncoderConfig.from_tensors(inside)
     detect = getattr(comfy.utils, "detect_layer_quantization", None)
     quantisation = detect(inside, "") if detect is not None else None

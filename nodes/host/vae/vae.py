@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import comfy.diffusers_convert
 import comfy.model_management
 import comfy.sd
 import torch
@@ -15,13 +14,14 @@ from torch import Tensor, nn
 
 from ....latte_core.checkpoint.loading.adapters import temporal_vae_to_svd
 from ....latte_core.checkpoint.reading.reader import read_tensors
-from ....latte_core.checkpoint.recognition.families import Family
-from ....latte_core.checkpoint.recognition.identify import require_family
+from ....latte_core.checkpoint.recognition.identify import require_vae
+from ....latte_core.checkpoint.recognition.vaes import vae_settings
 from ....latte_core.errors import IncompatibleInputsError, WeightMismatchError
+from ....latte_core.vae.config import TEMPORAL_GROUPS
+from ....latte_core.vae.names import as_matrix, present_names
 
 SUBFOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
-FIRST_WEIGHT = "decoder.conv_in.weight"
-DIFFUSERS_MARK = "decoder.up_blocks.0.resnets.0.norm1.weight"
+OUTER_PARTS = ("quant_conv.", "post_quant_conv.")
 TEMPORAL_MARK = "decoder.mid.block_1.mix_factor"
 SECOND_MID_BLOCK = "decoder.mid.block_2.conv1.weight"
 UNUSED_MID_ATTENTION = "decoder.mid.attn_1."
@@ -74,7 +74,7 @@ def make_conv(channels: int) -> nn.Module:
 
 
 def load_vae(path: Path, kind: str) -> Any:
-    """Open a VAE from a Latte-1 style folder or from one file, in diffusers' or SVD's names.
+    """Open a VAE from a Latte-1 style folder or from one file, in any names it is published in.
 
     Args:
         path: folder or file.
@@ -86,8 +86,9 @@ def load_vae(path: Path, kind: str) -> Any:
         IncompatibleInputsError: if a file is of the other kind.
     """
     weights = part_folder(path, kind) if path.is_dir() else path
-    require_family(weights, (Family.IMAGE_VAE, Family.TEMPORAL_VAE), "a Latte VAE")
-    tensors = to_svd_names(dict(read_tensors(weights).tensors))
+    require_vae(weights)
+    check_groups(weights)
+    tensors = to_svd_names(read_tensors(weights).tensors)
     found = "temporal" if TEMPORAL_MARK in tensors else "image"
     if kind not in ("auto", found):
         raise IncompatibleInputsError(
@@ -111,19 +112,32 @@ def reopen_patcher(path: str, kind: str, disable_dynamic: bool = False) -> Any:
     return load_vae(Path(path), kind).patcher
 
 
-def to_svd_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename diffusers' layouts to those ComfyUI's autoencoders are written in.
+def to_svd_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a VAE of any layout to the names ComfyUI's autoencoders are written in.
 
     A prefix in front of every name, as in all-in-one files, is removed.
     """
-    prefix = next((k[: -len(FIRST_WEIGHT)] for k in tensors if k.endswith(FIRST_WEIGHT)), "")
-    tensors = {k[len(prefix) :]: value for k, value in tensors.items() if k.startswith(prefix)}
-    if "decoder.time_conv_out.weight" in tensors:
-        kept = {name: tensors[name] for name in tensors if name.startswith("quant_conv.")}
-        return {**temporal_vae_to_svd(tensors), **kept}  # the encoder needs what SVD left out
-    if DIFFUSERS_MARK in tensors:
-        return comfy.diffusers_convert.convert_vae_state_dict(tensors)
-    return tensors
+    weights = {
+        short: as_matrix(short, tensors[name]) for short, name in present_names(tensors).items()
+    }
+    outer = {name: value for name, value in weights.items() if name.startswith(OUTER_PARTS)}
+    inner = {name: value for name, value in weights.items() if name not in outer}
+    return {**temporal_vae_to_svd(inner), **outer}
+
+
+def check_groups(path: Path) -> None:
+    """Refuse a config that asks for another number of groups than ComfyUI's autoencoders have.
+
+    Raises:
+        IncompatibleInputsError: with both numbers.
+    """
+    groups = (vae_settings(path) or {}).get("norm_num_groups", TEMPORAL_GROUPS)
+    if groups != TEMPORAL_GROUPS:
+        raise IncompatibleInputsError(
+            f"{path.name} has {groups} groups in its norms by its config.json, but ComfyUI's VAE "
+            f"has {TEMPORAL_GROUPS}, so its pictures would be wrong. Use it on the command line or "
+            "choose another VAE."
+        )
 
 
 def autoencoder_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from latte_test_support.tiny.text import PROMPTS, WO
 from safetensors.torch import save_file
 from torch import Tensor
 
+from latte_core.checkpoint.recognition.identify import require_t5
 from latte_core.errors import (
     CorruptCheckpointError,
     IncompatibleInputsError,
@@ -59,6 +60,42 @@ def test_prefixes_and_decoders_of_other_files_are_left_out(
     built = TextEncoder.from_tensors(tensors, tokenizer)
 
     assert torch.equal(built.encode(PROMPTS).embeds, encoder.encode(PROMPTS).embeds)
+
+
+@pytest.mark.parametrize("prefix", ["", "text_encoders.t5xxl.transformer."], ids=["bare", "inside"])
+def test_a_table_of_words_under_its_other_name_alone_is_read(
+    prefix: str, encoder: TextEncoder, tokenizer: PromptTokenizer, tmp_path: Path
+) -> None:
+    tensors = {f"{prefix}{name}": value for name, value in tiny_text.t5_tensors().items()}
+    alias = f"{prefix}encoder.embed_tokens.weight"
+    tensors[alias] = tensors.pop(f"{prefix}shared.weight")
+    save_file(tensors, tmp_path / "t5xxl.safetensors")
+
+    require_t5(tmp_path / "t5xxl.safetensors")
+    built = TextEncoder.from_tensors(tensors, tokenizer)
+
+    assert torch.equal(built.encode(PROMPTS).embeds, encoder.encode(PROMPTS).embeds)
+
+
+@pytest.mark.parametrize(
+    "name", ["shared.weight", "encoder.block.1.layer.1.DenseReluDense.wo.weight"]
+)
+def test_r11_an_encoder_that_is_not_whole_is_refused_from_its_header(
+    name: str, tmp_path: Path
+) -> None:
+    tensors = tiny_text.t5_tensors()
+    del tensors[name]
+    save_file(tensors, tmp_path / "t5.safetensors")
+
+    with pytest.raises(UnknownArchitectureError, match="cannot be used"):
+        require_t5(tmp_path / "t5.safetensors")
+
+
+def test_r10_the_first_t5_is_refused_from_its_header(tmp_path: Path) -> None:
+    save_file(old_t5(), tmp_path / "t5.safetensors")
+
+    with pytest.raises(UnknownArchitectureError, match=r"T5 1\.0"):
+        require_t5(tmp_path / "t5.safetensors")
 
 
 def umt5() -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from latte_test_support.tiny.latte import (
     write_latte_folder,
 )
 from latte_test_support.tiny.t2v import tiny_config, tiny_weights, write_transformer_folder
+from latte_test_support.tiny.text import t5_tensors
+from latte_test_support.tiny.vae import vae_tensors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -63,10 +65,7 @@ def test_whole_model_folder_gives_the_part_asked_for(tmp_path: Path) -> None:
     folder = tmp_path / "Latte-1"
     write_transformer_folder(folder / "transformer")
     (folder / "vae").mkdir()
-    vae = {
-        "decoder.conv_in.weight": torch.ones(8, 4, 3, 3),
-        "decoder.mid_block.resnets.0.conv1.weight": torch.ones(8, 8, 3, 3),
-    }
+    vae = vae_tensors(temporal=False)
     save_file(vae, folder / "vae" / "diffusion_pytorch_model.safetensors")
     (folder / "model_index.json").write_text('{"_class_name": "LattePipeline"}')
     assert convert(folder, tmp_path / "t.safetensors").kind == "transformer"
@@ -194,9 +193,10 @@ def test_weights_that_do_not_tell_their_heads_are_not_converted_to_a_riddle(
 def test_sharded_text_encoder_becomes_one_file(tmp_path: Path) -> None:
     folder = tmp_path / "text_encoder"
     folder.mkdir()
-    names = list(FAMILY_NAMES["T5_ENCODER"])
-    save_file({names[0]: torch.ones(2)}, folder / "1.safetensors")
-    save_file({name: torch.ones(3) for name in names[1:]}, folder / "2.safetensors")
+    weights = t5_tensors()
+    names = list(weights)
+    save_file({names[0]: weights[names[0]]}, folder / "1.safetensors")
+    save_file({name: weights[name] for name in names[1:]}, folder / "2.safetensors")
     where = {name: f"{2 if number else 1}.safetensors" for number, name in enumerate(names)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert convert(folder, tmp_path / "t5.safetensors").kind == "text_encoder"
