@@ -11,16 +11,19 @@ import torch
 from ..errors import LatteError
 from .prepared import PreparingStoppedError, StopAsked, prepared_sets
 from .run_folder import RunFolder
-from .subject import Subject, open_subject
+from .subject import Subject, num_parameters, open_subject
 from .train_config import TrainConfig
 from .train_data import TrainData
-from .trainer import Report, Trainer, never, num_parameters
+from .trainer import Report, Trainer, never
 from .workers import Workers, find_workers
 
-# What may differ when a run is gone on with: how long it is, and what it only shows or keeps.
+# What may differ when a run is gone on with: how long it is, how far its updates go, which is what
+# helps one that broke down, and what it only shows or keeps.
 CHANGEABLE = frozenset(
     (
         *("output", "data", "num_steps", "micro_batch", "checkpoint_activations"),
+        *("learning_rate", "schedule", "warm_up", "final_decay"),
+        *("clip_norm", "clip_from", "precision"),
         *("log_every", "save_every", "keep"),
         *("sample_every", "sample_prompts", "sample_steps", "sample_guidance"),
     )

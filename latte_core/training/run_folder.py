@@ -3,6 +3,7 @@
 config.json           the settings
 status.json           where the run is; rewritten whole, so it is never read half
 log.jsonl             one line of numbers for each report
+changes.jsonl         settings that were changed when the run was gone on with, and at which update
 loss.png              the losses so far
 samples/              pictures and videos made as it goes
 checkpoints/step-N/   everything a resumed run needs; the newest few
@@ -13,6 +14,7 @@ STOP                  made by whoever wants the run to end after the update it i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import InvalidInputError
+from ..errors import CheckpointError, CorruptCheckpointError, InvalidInputError
 from ..files import atomic_write, read_json
 from .run_log import Entry, parse_line
 from .state import read_state, write_state
@@ -31,6 +33,8 @@ ENDED = ("stopped", "finished", "failed")
 STATE_FILE = "state.pt"
 STOP_FILE = "STOP"
 STEP_FOLDER = re.compile(r"step-(\d{8})")
+
+logger = logging.getLogger("latte")
 
 
 class RunFolder:
@@ -63,6 +67,11 @@ class RunFolder:
         """The numbers of all reports."""
         return self.path / "log.jsonl"
 
+    @property
+    def changes_file(self) -> Path:
+        """The settings that were changed on the way."""
+        return self.path / "changes.jsonl"
+
     def open(self, config: Mapping[str, Any], changeable: frozenset[str]) -> None:
         """Make the folder, or check that the run in it has the same settings.
 
@@ -76,18 +85,36 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / STOP_FILE).unlink(missing_ok=True)
         written = self.path / "config.json"
-        if written.is_file():
+        steps = self.steps()
+        if written.is_file() and steps:
             before = read_json(written)
             now = json.loads(json.dumps(config))
-            keys = (before.keys() | now.keys()) - changeable
-            differing = sorted(key for key in keys if before.get(key) != now.get(key))
-            if differing and self.steps():
+            changed = [key for key in now if before.get(key) != now[key]]
+            differing = sorted({*changed, *(before.keys() - now.keys())} - changeable)
+            if differing:
                 shown = ", ".join(f"{k} was {before.get(k)!r}" for k in differing)
                 raise InvalidInputError(
                     f"{self.path.name} holds a run with other settings: {shown}. Use those to go "
                     "on with it, or another output folder for a new run."
                 )
+            self.note_changes({key: (before.get(key), now[key]) for key in changed}, steps[-1])
         self.write_json("config.json", config)
+
+    def note_changes(self, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
+        """Log settings that were changed, and from which update on they count.
+
+        Args:
+            changed: what each was and is.
+            step: of the checkpoint that is gone on from.
+        """
+        if not changed:
+            return
+        told = ", ".join(
+            f"{key} {now!r} (was {before!r})" for key, (before, now) in changed.items()
+        )
+        logger.info("From update %d on with other settings: %s.", step, told)
+        with self.changes_file.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, "changed": changed}) + "\n")
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
@@ -146,11 +173,40 @@ class RunFolder:
 
     def save(self, step: int, state: dict[str, Any], keep: int) -> None:
         """Write a checkpoint, then remove all but the newest `keep`."""
-        write_state(self.checkpoint(step) / STATE_FILE, state)
+        write_state(self.state_file(step), state)
         for old in self.steps()[:-keep]:
             shutil.rmtree(self.checkpoint(old), ignore_errors=True)
 
+    def state_file(self, step: int) -> Path:
+        """Return the file of a checkpoint."""
+        return self.checkpoint(step) / STATE_FILE
+
     def load(self) -> dict[str, Any] | None:
-        """Return the newest checkpoint that there is; None if there is none."""
+        """Return the newest checkpoint that there is; None if there is none.
+
+        Raises:
+            CheckpointError, CorruptCheckpointError: see `read_state`.
+        """
         steps = self.steps()
-        return read_state(self.checkpoint(steps[-1]) / STATE_FILE) if steps else None
+        return read_state(self.state_file(steps[-1])) if steps else None
+
+    def unusable(self, error: CorruptCheckpointError) -> CorruptCheckpointError:
+        """Return the error for a run whose newest checkpoint is damaged, with the way out."""
+        steps, damaged = self.steps(), list[str]()
+        while steps and not damaged or (steps and not self.is_readable(steps[-1])):
+            damaged.append(self.checkpoint(steps.pop()).name)
+        place = f"checkpoints in {self.path.name}"
+        advice = (
+            f"Remove {' and '.join(damaged)} from {place} to go on from update {steps[-1]}."
+            if steps
+            else f"No checkpoint is whole. Remove {place} to begin anew, or choose another output."
+        )
+        return CorruptCheckpointError(f"{error} {advice}")
+
+    def is_readable(self, step: int) -> bool:
+        """Return whether a checkpoint is whole."""
+        try:
+            read_state(self.state_file(step))
+        except CheckpointError:
+            return False
+        return True

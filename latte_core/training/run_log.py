@@ -1,14 +1,36 @@
-"""Reads the log of a run: one JSON object of numbers on each line, one line for each report."""
+"""The log of a run: one JSON object of numbers on each line, one line for each report."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 MARK = 256  # bytes in front of where reading goes on that show whether it is still the same log
 
 Entry = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What happened since the last report.
+
+    Args:
+        step: updates made so far.
+        loss, squared, variational: means; `loss` is what was minimised.
+        norm: of the last gradient, before it was limited.
+        rate: learning rate of the last update.
+        clips_per_second: over all processes.
+    """
+
+    step: int
+    loss: float
+    squared: float
+    variational: float
+    norm: float
+    rate: float
+    clips_per_second: float
 
 
 def parse_line(line: str | bytes) -> Entry | None:

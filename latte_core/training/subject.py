@@ -105,6 +105,20 @@ def is_end(name: str) -> bool:
     return name.startswith(ENDS) or name == END_TABLE
 
 
+def parameter_groups(subject: Subject, slow_ends: float) -> list[dict[str, Any]]:
+    """Return the trained parameters in groups with a `share` of the learning rate each."""
+    trained = subject.trained().items()
+    ends = [value for name, value in trained if is_end(name)]
+    inner = [value for name, value in trained if not is_end(name)]
+    groups = [{"params": inner, "share": 1.0}, {"params": ends, "share": slow_ends}]
+    return [group for group in groups if group["params"]]
+
+
+def num_parameters(parameters: dict[str, nn.Parameter]) -> int:
+    """Return how many numbers are trained."""
+    return sum(value.numel() for value in parameters.values())
+
+
 def open_subject(config: TrainConfig, device: torch.device | str) -> Subject:
     """Make or load what a run trains.
 

@@ -54,7 +54,7 @@ WHOLE = {
     "log_every": (1, MOST),
 }
 REAL = {
-    "learning_rate": (0.0, 10.0),
+    "learning_rate": (0.0, 1e6),
     "final_decay": (0.0, 1.0),
     "weight_decay": (0.0, 10.0),
     "clip_norm": (0.0, math.inf),

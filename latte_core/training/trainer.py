@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import closing, contextmanager
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import InvalidInputError, NonFiniteError
+from ..errors import CorruptCheckpointError, NonFiniteError
 from .denoiser import Denoiser
 from .ema import Average
 from .events import EventWriter
@@ -28,6 +25,7 @@ from .plot import LossPlot
 from .prepared import StopAsked
 from .preview import Preview
 from .run_folder import RunFolder
+from .run_log import Report
 from .sharding import (
     cut,
     is_spread,
@@ -36,33 +34,14 @@ from .sharding import (
     part_of,
     whole_of,
 )
-from .subject import Subject, is_end
+from .soundness import MEASURED, broken, check_updates, first_not_finite, ruin
+from .state import take_up
+from .subject import Subject, parameter_groups
 from .train_config import TrainConfig
 from .train_data import TrainData
-from .workers import Workers
+from .workers import Workers, split_batch
 
 logger = logging.getLogger("latte")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What happened since the last report.
-
-    Args:
-        step: updates made so far.
-        loss, squared, variational: means; `loss` is what was minimised.
-        norm: of the last gradient, before it was limited.
-        rate: learning rate of the last update.
-        clips_per_second: over all processes.
-    """
-
-    step: int
-    loss: float
-    squared: float
-    variational: float
-    norm: float
-    rate: float
-    clips_per_second: float
 
 
 def never() -> bool:
@@ -121,7 +100,8 @@ class Trainer:
         self.is_sharded = any(is_spread(value) for value in self.trained.values())
         self.average = Average(self.trained, config.ema_decay, warm_up=config.ema_warm_up)
         self.step = 0
-        self.seen: list[Tensor] = []  # (3,) loss, squared, variational of updates since a report
+        self.seen: list[Tensor] = []  # (4,) loss, squared, variational, norm since a report
+        self.parts: list[Batch] = []  # of the last update
         self.since = time.monotonic()
         self.plot = LossPlot(folder.log_file, folder.loss_picture)
         self.preview: Preview | None = None
@@ -137,7 +117,8 @@ class Trainer:
             Whether the run is finished.
 
         Raises:
-            NonFiniteError: if the loss is NaN or infinite; the last checkpoint stays as it is.
+            NonFiniteError: if the run breaks down; the last checkpoint stays as it is.
+            CorruptCheckpointError: if the checkpoint to go on from is damaged.
         """
         self.resume()
         if self.is_first and self.config.sample_every:
@@ -145,7 +126,7 @@ class Trainer:
         if self.is_first:
             self.events = EventWriter(self.folder.path / "events")
         self.since = time.monotonic()
-        with closing_batches(self.batches()) as batches:
+        with closing(self.batches()) as batches:
             while self.step < self.config.num_steps:
                 if self.workers.any(should_stop() or self.folder.is_stop_requested()):
                     break
@@ -159,25 +140,38 @@ class Trainer:
         return self.workers.rank == 0
 
     def resume(self) -> None:
-        """Take up the newest checkpoint of the folder."""
-        state = self.folder.load()
-        if self.is_first:
-            # A killed run may have reported updates after its last checkpoint.
-            self.folder.trim_log(0 if state is None else int(state["step"]))
-            self.plot.read()
-        if state is None:
+        """Take up the newest checkpoint of the folder.
+
+        Raises:
+            CorruptCheckpointError: if it is damaged, saying what can be gone on from.
+        """
+        try:
+            state = self.folder.load()
+            if state is not None:
+                self.take_up(state)
+        except CorruptCheckpointError as error:
+            raise self.folder.unusable(error) from error
+        if not self.is_first:
             return
-        with torch.no_grad():
-            for name, value in self.trained.items():
-                part_of(value.detach()).copy_(cut(state["model"][name], value.detach()))
-        self.average.load_state_dict(state["ema"], self.trained)
-        load_optimizer_state(self.network, self.optimizer, state["optimizer"])
-        self.workers.load_state_dict(state["workers"])
-        self.step = int(state["step"])
-        if self.is_first:
+        # A killed run may have reported updates after its last checkpoint.
+        self.folder.trim_log(self.step)
+        self.plot.read()
+        if state is not None:
             logger.info("Going on from update %d.", self.step)
 
-    def batches(self) -> Iterator[list[Batch]]:
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `save` made."""
+        path = self.folder.state_file(self.folder.steps()[-1])
+        with take_up(path, state, self.trained, self.optimizer):
+            with torch.no_grad():
+                for name, value in self.trained.items():
+                    part_of(value.detach()).copy_(cut(state["model"][name], value.detach()))
+            self.average.load_state_dict(state["ema"], self.trained)
+            load_optimizer_state(self.network, self.optimizer, state["optimizer"])
+            self.workers.load_state_dict(state["workers"])
+        self.step = int(state["step"])
+
+    def batches(self) -> Generator[list[Batch]]:
         """Yield the parts of each update, the next one made while this one is computed."""
         with ThreadPoolExecutor(1, thread_name_prefix="latte-batches") as pool:
             waiting: Future[list[Batch]] = pool.submit(self.make_parts, self.step)
@@ -223,8 +217,9 @@ class Trainer:
         limit = config.clip_norm if self.step >= config.clip_from else 0.0
         self.norm = self.workers.step(self.optimizer, list(self.trained.values()), limit)
         self.average.update(self.trained, self.step)
-        self.seen.append(sums / self.share)
-        self.rate = rate
+        norm = torch.as_tensor(self.norm, dtype=sums.dtype, device=sums.device)
+        self.seen.append(torch.cat([sums / self.share, norm.reshape(1)]))
+        self.rate, self.parts = rate, parts
         self.step += 1
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,16 +252,11 @@ class Trainer:
         """Write means since the last report to the log, the plot and TensorBoard's events."""
         if not self.seen:
             return
-        found = self.workers.mean(torch.stack(self.seen).mean(dim=0)).cpu()  # waits once
-        means = [float(one) for one in found]
+        found = self.check_updates()
+        means = [float(one) for one in found[:, :3].contiguous().mean(dim=0)]
         seconds = time.monotonic() - self.since
         count = len(self.seen)
         self.seen, self.since = [], time.monotonic()
-        if not all(math.isfinite(value) for value in means):
-            raise NonFiniteError(
-                f"The loss is {means[0]} at update {self.step}. The last checkpoint is kept. Lower "
-                "learning_rate, set clip_norm with clip_from 0, or use precision float32."
-            )
         if not self.is_first:
             return
         report = Report(
@@ -274,7 +264,7 @@ class Trainer:
             loss=means[0],
             squared=means[1],
             variational=means[2],
-            norm=float(self.norm),
+            norm=float(found[-1, 3]),
             rate=self.rate,
             clips_per_second=count * self.config.batch_size / max(seconds, 1e-9),
         )
@@ -291,11 +281,20 @@ class Trainer:
 
     def sample(self) -> None:
         """Make samples with the averaged weights."""
+        if self.seen:
+            self.check_updates()
         if self.preview is not None:
             with self.averaged():
-                self.preview.write(self.folder.samples, f"step-{self.step:08d}")
+                self.write_samples(self.preview)
         self.workers.wait()
         self.since = time.monotonic()
+
+    def write_samples(self, preview: Preview) -> None:
+        """Write samples of the weights as they are now."""
+        try:
+            preview.write(self.folder.samples, f"step-{self.step:08d}")
+        except NonFiniteError as error:
+            raise broken(self.step, "samples are not finite", self.folder.steps()) from error
 
     @contextmanager
     def averaged(self) -> Generator[None]:
@@ -311,6 +310,49 @@ class Trainer:
                 self.average.swap(self.trained)
             self.subject.transformer.train()
 
+    def check_updates(self) -> Tensor:
+        """Return (N, 4) losses and norm of each update since the last report.
+
+        Raises:
+            NonFiniteError: naming the first update that one of them is not finite at.
+        """
+        found = self.workers.mean(torch.stack(self.seen)).cpu()  # waits once
+        # A scaled gradient of float16 may overflow; its update is then left out, as is usual.
+        count = 3 if self.config.precision == "float16" else 4
+        rows: list[list[float]] = cast(Any, found[:, :count]).tolist()
+        check_updates(rows, self.step - len(rows) + 1, self.folder.steps())
+        return found
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Refuse to write a state that nothing can go on from; all processes find the same.
+
+        Raises:
+            NonFiniteError: naming the update and what is wrong.
+        """
+        if self.seen:
+            self.check_updates()
+        name = first_not_finite(state)
+        wrong = None if name is None else f"{name} is not finite"
+        if wrong is None and self.parts:
+            wrong = ruin(dict(zip(MEASURED, self.probe(self.parts[0]), strict=True)))
+        if wrong is not None:
+            raise broken(self.step, f"after it {wrong}", self.folder.steps())
+
+    def probe(self, part: Batch) -> list[float]:
+        """Return losses and gradient of the weights as they are, on clips that are at hand.
+
+        A step too long leaves finite weights whose answers or gradients are not: from there no
+        setting helps.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.losses(part.to(self.workers.device))
+        torch.autograd.backward(losses[0].mean())
+        grads = [part_of(one.grad) for one in self.trained.values() if one.grad is not None]
+        norm = torch.stack([grad.float().square().sum() for grad in grads]).sum().sqrt()
+        self.optimizer.zero_grad(set_to_none=True)
+        found = torch.stack([*(one.detach().mean() for one in losses), norm])
+        return [float(one) for one in self.workers.mean(found).cpu()]
+
     def save(self) -> None:
         """Write a checkpoint."""
         state = {
@@ -320,6 +362,7 @@ class Trainer:
             "workers": self.workers.state_dict(),
             "step": self.step,
         }
+        self.check_state(state)
         if self.is_first:
             self.folder.save(self.step, state, self.config.keep)
         self.workers.wait()
@@ -339,7 +382,7 @@ class Trainer:
                 names = self.data.class_names if self.subject.task == "class" else ()
                 write_result(self.folder, self.subject, self.config, self.step, weights, names)
             if self.preview is not None and self.step:
-                self.preview.write(self.folder.samples, f"step-{self.step:08d}")
+                self.write_samples(self.preview)
         if self.is_first:
             state = "finished" if is_finished else "stopped"
             last = self.folder.status()
@@ -349,50 +392,3 @@ class Trainer:
             self.events.close()
         self.workers.wait()
         return is_finished
-
-
-def parameter_groups(subject: Subject, slow_ends: float) -> list[dict[str, Any]]:
-    """Return the trained parameters in groups with a `share` of the learning rate each."""
-    trained = subject.trained().items()
-    ends = [value for name, value in trained if is_end(name)]
-    inner = [value for name, value in trained if not is_end(name)]
-    groups = [{"params": inner, "share": 1.0}, {"params": ends, "share": slow_ends}]
-    return [group for group in groups if group["params"]]
-
-
-@contextmanager
-def closing_batches(batches: Iterator[list[Batch]]) -> Generator[Iterator[list[Batch]]]:
-    """End the thread that makes batches, however the run ends."""
-    try:
-        yield batches
-    finally:
-        close: Any = getattr(batches, "close", None)
-        if close is not None:
-            close()
-
-
-def split_batch(config: TrainConfig, num_processes: int) -> tuple[int, int]:
-    """Return the clips of one process in an update, and how many of them go in at once.
-
-    Raises:
-        InvalidInputError: if one of the two does not divide evenly.
-    """
-    share, left = divmod(config.batch_size, num_processes)
-    micro = config.micro_batch or share
-    if left or not share or share % micro:
-        raise InvalidInputError(
-            f"batch_size {config.batch_size} cannot be split over {num_processes} processes into "
-            f"parts of {micro or 'equal size'}. Choose a batch_size that is a multiple of "
-            f"{num_processes} x micro_batch."
-        )
-    return share, micro
-
-
-def result_of(folder: Path | str) -> Path:
-    """Return where a run writes its trained weights."""
-    return RunFolder(folder).result
-
-
-def num_parameters(parameters: dict[str, nn.Parameter]) -> int:
-    """Return how many numbers are trained."""
-    return sum(value.numel() for value in parameters.values())

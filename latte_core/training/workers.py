@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..devices import pick_device
 from ..errors import InvalidInputError, MissingDependencyError
 from .sharding import whole_of
-from .train_config import Precision
+from .train_config import Precision, TrainConfig
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_FSDP")
@@ -262,3 +262,20 @@ def was_launched(environment: Iterable[str] | None = None) -> bool:
 def find_workers(precision: Precision, device: torch.device | str | None = None) -> Workers:
     """Return the processes this one belongs to."""
     return (ManyProcesses if was_launched() else OneProcess)(precision, device)
+
+
+def split_batch(config: TrainConfig, num_processes: int) -> tuple[int, int]:
+    """Return the clips of one process in an update, and how many of them go in at once.
+
+    Raises:
+        InvalidInputError: if one of the two does not divide evenly.
+    """
+    share, left = divmod(config.batch_size, num_processes)
+    micro = config.micro_batch or share
+    if left or not share or share % micro:
+        raise InvalidInputError(
+            f"batch_size {config.batch_size} cannot be split over {num_processes} processes into "
+            f"parts of {micro or 'equal size'}. Choose a batch_size that is a multiple of "
+            f"{num_processes} x micro_batch."
+        )
+    return share, micro

@@ -59,6 +59,17 @@ log = logging.getLogger("latte")
 DIGEST_KEY = "latte_sha256"  # metadata entry: SHA-256 of all bytes after the header
 OLDEST_SAFE_TORCH = (2, 6)
 CHUNK = 2**22
+TORCH_ERRORS = (  # what torch.load, and what takes up what it gave, may raise for a damaged file
+    pickle.PickleError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+)
 
 
 def read_header(path: Path | str) -> FileHeader:
@@ -211,17 +222,7 @@ def load_pickle(path: Path, pickled: PickleHeader) -> Mapping[str, object]:
         return enter(loaded, pickled.header.container)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.name} vanished while it was being read.") from error
-    except (
-        pickle.PickleError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except TORCH_ERRORS as error:
         raise damaged(path.name, "its tensors cannot be read as its contents describe") from error
 
 

@@ -98,8 +98,8 @@ def test_a_longer_run_goes_on_from_a_finished_one(data: Path, tmp_path: Path) ->
 
 def test_other_settings_do_not_go_on_with_a_run(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run", num_steps=2)
-    with pytest.raises(InvalidInputError, match="learning_rate was 0.001"):
-        run(data, tmp_path / "run", num_steps=2, learning_rate=2e-3)
+    with pytest.raises(InvalidInputError, match="weight_decay was 0.0"):
+        run(data, tmp_path / "run", num_steps=2, weight_decay=0.1)
     assert RunFolder(tmp_path / "run").steps() == [2]
 
 
