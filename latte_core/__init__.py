@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .config.t2v import LatteT2VConfig
 from .errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .acceleration import parse_cache
     from .checkpoint import load_transformer, read_tensors, write_safetensors
     from .config.latte import LatteConfig
+    from .config.t2v import LatteT2VConfig
     from .model.latte.transformer import Latte
     from .model.t2v.transformer import LatteT2V
     from .pipelines.classes.pipeline import ClassPipeline
@@ -78,6 +78,7 @@ __getattr__ = names_from(
         "acceleration": ("parse_cache",),
         "checkpoint": ("load_transformer", "read_tensors", "write_safetensors"),
         "config.latte": ("LatteConfig",),
+        "config.t2v": ("LatteT2VConfig",),
         "model.latte.transformer": ("Latte",),
         "model.t2v.transformer": ("LatteT2V",),
         "pipelines.classes.pipeline": ("ClassPipeline",),

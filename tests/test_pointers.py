@@ -14,6 +14,7 @@ import pytest
 from latte_test_support.pack import ROOT
 
 SUFFIXES = {".md", ".py", ".toml", ".txt", ".yaml", ""}
+CARDS = ("card.json",)  # the pages of the starters
 FAULTS = "docs/faults.md"
 NUMBERED = ("docs/acceleration.md", "docs/comfyui.md", FAULTS, "docs/model.md")
 # Files of other projects that texts name: the authors' scripts, and ComfyUI's own modules.
@@ -58,7 +59,9 @@ def tracked() -> frozenset[str]:
 def texts() -> dict[str, str]:
     """Return the text of every page, program and settings file, each on a single line."""
     names = sorted(
-        name for name in tracked() - WITH_OWN_FILES if PurePosixPath(name).suffix in SUFFIXES
+        name
+        for name in tracked() - WITH_OWN_FILES
+        if PurePosixPath(name).suffix in SUFFIXES or name.endswith(CARDS)
     )
     return {name: LINE_BREAK.sub(" ", text_of(name)) for name in names}
 

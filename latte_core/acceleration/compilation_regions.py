@@ -95,7 +95,7 @@ def class_region(
     num_frames: int,
     is_temporal: bool,
 ) -> Tensor:
-    """Run a block of Latte: (B, F, S, D) -> (B, F, S, D); see `latte_blocks.Pass`."""
+    """Run a block of Latte, as `Pass` of `model/latte/attention.py` says: (B, F, S, D) both."""
     run = class_blocks.Pass(
         num_frames=num_frames,
         hooks=DEFAULT_HOOKS,

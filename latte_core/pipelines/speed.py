@@ -6,18 +6,20 @@ in `acceleration.settings`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..acceleration.compilation import RegionalCompiler, compile_model
-from ..acceleration.graphs import GraphedDenoiser
 from ..errors import IncompatibleInputsError, InvalidInputError
 from ..kernels.choice import KernelSet, KernelUse
 from ..memory import KEEP_ALL, RESIDENT, STREAMED
 from ..model.t2v.transformer import LatteT2V
 from ..model.weights.fused_qkv import fuse_qkv, unfuse_qkv
 from ..precision.settings import RunPrecision, apply_precision
+
+if TYPE_CHECKING:
+    from ..acceleration.compilation import RegionalCompiler
+    from ..acceleration.graphs import GraphedDenoiser
 
 
 class SpeedUps:
@@ -111,6 +113,8 @@ class SpeedUps:
                 "transformer, which cannot be compiled then. Leave compiling out, or use the "
                 "preset 6 or a larger one."
             )
+        from ..acceleration.compilation import compile_model  # few runs compile
+
         return compile_model(self.parts.transformer, autotune=autotune)
 
     def use_cuda_graph(self, is_used: bool = True) -> None:
@@ -132,6 +136,8 @@ class SpeedUps:
                 f"The memory preset {self.parts.stages.plan.name} moves the transformer, but a "
                 f"CUDA graph needs it to stay. Leave the graph out, or use the preset {KEEP_ALL}."
             )
+        from ..acceleration.graphs import GraphedDenoiser  # few runs record graphs
+
         self.graphs = GraphedDenoiser(self.parts.transformer) if is_used else None
 
     @property

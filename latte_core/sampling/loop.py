@@ -43,7 +43,7 @@ def sample(
             the CPU, where they are read without waiting) -> predicted noise, or noise and variance
             logits, on any device.
         noise: (B, 4, F, h, w) of unit variance; the sampler's own start scale is applied here.
-        sampler: one of the ten names (`registry.SAMPLER_NAMES`) or the reference's spelling.
+        sampler: one of the ten names (`sampling.SAMPLER_NAMES`) or the reference's spelling.
         num_steps: steps; heun and kdpm2_ancestral call the model 2n - 1 times, pndm n + 9 times.
         eta: DDIM's share of noise per step, 0 .. 1.
         step_noise: noise of stochastic samplers; by default that of seed 0.

@@ -106,12 +106,14 @@ def test_it_is_read_described_and_named_among_the_others() -> None:
 
 @pytest.mark.usefixtures("added")
 def test_it_is_in_the_help_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "pab:2/3/6, none, every:2, or a file that `calibrate`" in help_of_sample(capsys)
+    assert ", every:2, or a file that `calibrate`" in help_of_sample(capsys)
 
 
 @pytest.mark.usefixtures("added")
 def test_the_node_offers_it_and_says_what_it_does() -> None:
-    assert widgets()["policy"][0] == ["auto", "teacache", "first-block", "pab", "every"]
+    kinds = core_part(CORES[1], "settings").CACHES
+    assert widgets()["policy"][0] == ["auto", *(one.name for one in kinds if one.is_offered)]
+    assert widgets()["policy"][0][-1] == "every"
     node = importlib.import_module(PACK.NODE_CLASS_MAPPINGS["LatteAccelerate"].__module__)
     made = node.settings_of("balanced", "every", 3.0, "auto", "auto")
     assert made.describe() == "every:3, forecast 1"
@@ -124,7 +126,7 @@ def test_its_sentences_are_in_the_texts_that_are_translated() -> None:
     inputs = TEXTS.definition(TEXTS.texts_of(node, "en"))["inputs"]
     sentence = "every computes every second step, or as many fewer as the number says."
     assert inputs["policy"]["tooltip"].endswith(sentence)
-    assert "first-block (0.05 to 0.2) and every (2 or 3): higher" in inputs["threshold"]["tooltip"]
+    assert " and every (2 or 3): higher" in inputs["threshold"]["tooltip"]
 
 
 def test_one_that_measures_is_named_with_those_that_do(
@@ -132,9 +134,9 @@ def test_one_that_measures_is_named_with_those_that_do(
 ) -> None:
     add(monkeypatch, "INPUT")
     tooltip = widgets()["policy"][1]["tooltip"]
-    assert "teacache, first-block and every decide at each step" in tooltip
+    assert " and every decide at each step" in tooltip
     assert "every computes" not in tooltip
-    assert "under --cache teacache, first-block or every by the steps" in help_of_sample(capsys)
+    assert " or every by the steps" in help_of_sample(capsys)
 
 
 @pytest.mark.usefixtures("added")
@@ -143,6 +145,12 @@ def test_a_run_with_it_skips_steps(tmp_path: Path) -> None:
     given: dict[str, Any] = {**SMALL, "num_steps": STEPS, "output": "latents"}
     (report,) = pipeline(PROMPT, **given, cache=parse_cache("every:3")).cache
     assert (report.full_steps, report.skipped_steps) == (4, 4)  # 0, 3, 6, and 7 as the last
+
+
+def test_the_texts_in_chinese_name_every_cache_that_the_node_offers() -> None:
+    text = (ROOT / "nodes" / "acceleration" / "accelerate.zh.md").read_text(encoding="utf-8")
+    kinds = core_part("latte_core", "settings").CACHES
+    assert [one.name for one in kinds if one.is_offered and one.name not in text] == []
 
 
 def test_the_page_about_speed_has_a_row_for_every_cache() -> None:
