@@ -22,7 +22,7 @@ from .settings import adapter_settings, settings_in
 # trainer, torch's own wrappers.
 WRAPPER_NAMES = (
     *("base_model.model", "diffusion_model", "transformer", "unet"),
-    *("model", "module", "_orig_mod"),
+    *("model", "module", "_orig_mod", "pipe", "dit", "denoiser"),
 )
 WRAPPERS = re.compile(f"(?:(?:{'|'.join(map(re.escape, WRAPPER_NAMES))})\\.)+")
 # Those that are met in files, whole: a table of names, as ComfyUI has one, needs an end.

@@ -106,7 +106,7 @@ def test_temporal_vae_gets_the_names_comfyui_reads(
 
 
 def test_lora_gets_native_names_and_its_strength(tmp_path: Path) -> None:
-    source, target = tmp_path / "lora.safetensors", tmp_path / "native.safetensors"
+    source, target = tmp_path / "adapter_model.safetensors", tmp_path / "native.safetensors"
     save_file(
         {f"{LORA}.lora_A.weight": torch.ones(2, 16), f"{LORA}.lora_B.weight": torch.ones(16, 2)},
         source,

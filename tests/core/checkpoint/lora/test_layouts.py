@@ -84,7 +84,7 @@ FORMS: dict[str, tuple[dict[str, Tensor], tuple[str, str]]] = {
         ("lora.up.weight", "lora.down.weight"),
     ),
     "compiled and wrapped": (
-        layers("module._orig_mod.{}.lora_A.weight", "module._orig_mod.{}.lora_B.weight"),
+        layers("module._orig_mod.{}.lora_A.weight", "pipe.dit._orig_mod.{}.lora_B.weight"),
         ("lora_A.weight", "lora_B.weight"),
     ),
     "lycoris": (
