@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.recognition.families import Family
 from ..checkpoint.recognition.identify import identify
-from ..errors import InvalidInputError
+from ..checks import is_number, is_whole
+from ..errors import CorruptCheckpointError, InvalidInputError
 from ..files import read_json
 from ..shipped import CLASS_STARTER, CLASS_STARTER_FOLDER, STARTER, STARTER_FOLDER
 
 TEXT_FOLDER = "text_encoder"
+MAX_TEXT, MAX_COUNT = 200, 100_000
 TRANSFORMER_FOLDER = "transformer"
 TRANSFORMER_FOLDERS = (TRANSFORMER_FOLDER, "transformer_v1", "transformer_v0")  # two old copies
 # Where the companions of a single file may lie: beside it, around its folder, or, for t2v.pt, in
 # the folder that its authors published them in.
+CARD_NAME = "card.json"
 BESIDE = (".", "..", "t2v_required_models")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
+
+
+def _is_count(value: object) -> bool:
+    return is_whole(value, 1, MAX_COUNT)
+
+
+# What a card says of how to run a model; its other entries are for people.
+CARD_CHECKS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("method", "sampler", "vae"), _is_text),
+    **dict.fromkeys(("num_steps", "num_frames", "height", "width"), _is_count),
+    "steps": lambda value: _is_text(value) or _is_count(value),
+    "guidance_scale": lambda value: is_number(value) and 0 <= value <= MAX_COUNT,
+    "fps": lambda value: is_number(value) and 0 < value <= MAX_COUNT,
+}
 
 
 def locate(source: str | Path) -> tuple[Path, Path]:
@@ -68,8 +90,20 @@ def is_class_model(source: str | Path) -> bool:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card of a model's folder, empty if there is none."""
-    return optional_json(folder / "card.json")
+    """Return the card of a model's folder, empty if there is none.
+
+    Raises:
+        CorruptCheckpointError: if it is not a JSON object, or what it says of a run has another
+            type or range, naming the key.
+    """
+    card = optional_json(folder / CARD_NAME)
+    for key, value in card.items():
+        if key in CARD_CHECKS and not CARD_CHECKS[key](value):
+            raise CorruptCheckpointError(
+                f"{CARD_NAME} in {folder.name} says {key} = {str(value)[:60]!r}, which is no "
+                f"{key} of a run. Correct it, remove the line, or download the file again."
+            )
+    return card
 
 
 def optional_json(path: Path) -> dict[str, Any]:

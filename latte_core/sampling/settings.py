@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checks import check_integer
+from ..checks import check_integer, is_number
 from ..diffusion.betas import (
     BETA_END,
     BETA_START,
@@ -51,7 +51,8 @@ class ScheduleSettings:
     set_alpha_to_one: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta_start <= self.beta_end < 1:
+        ends = (self.beta_start, self.beta_end)
+        if not all(map(is_number, ends)) or not 0 < ends[0] <= ends[1] < 1:
             raise InvalidInputError(
                 f"The scheduler config says beta_start = {self.beta_start!r} and beta_end = "
                 f"{self.beta_end!r}, but 0 < beta_start <= beta_end < 1 must hold. "
@@ -60,10 +61,16 @@ class ScheduleSettings:
         _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         _check_choice("timestep_spacing", self.timestep_spacing, SPACINGS)
         check_integer("steps_offset", self.steps_offset, 0, 10)
-        if self.clip_range is not None and not 0 < self.clip_range < float("inf"):
+        clip = self.clip_range
+        if clip is not None and not (is_number(clip) and 0 < clip < float("inf")):
             raise InvalidInputError(
                 f"The scheduler config says clip_sample_range = {self.clip_range!r}, but it must "
                 "be above 0. Latte uses clip_sample = false."
+            )
+        if self.set_alpha_to_one not in (True, False, None):
+            raise InvalidInputError(
+                f"The scheduler config says set_alpha_to_one = {self.set_alpha_to_one!r}, but it "
+                "must be true or false. Use the scheduler_config.json of Latte-1."
             )
 
     @classmethod

@@ -25,6 +25,8 @@ PAD_ID = 0
 END_ID = 1
 UNKNOWN_ID = 2
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# Derives from BaseException alone, and cannot be imported from anywhere.
+RUST_PANIC = "PanicException"
 CONVERSION_PACKAGES = ("sentencepiece", "google.protobuf")  # for spiece.model alone
 TOKENIZED_AT_MOST = 131_072  # characters; no prompt needs more than the first few thousand
 NAMED_WORDS = 8
@@ -167,10 +169,14 @@ def _load_backend(folder: Path, *, needs_conversion: bool) -> Any:
             '"pip install transformers sentencepiece protobuf".'
         ) from error
     try:
-        return transformers.T5TokenizerFast.from_pretrained(
+        backend: Any = transformers.T5TokenizerFast.from_pretrained(
             str(folder), local_files_only=True, legacy=True
         )
-    except Exception as error:  # its Rust half raises the bare Exception class for a damaged file
+        backend("a", add_special_tokens=True)  # settings of a wrong type show only when it works
+        return backend
+    except BaseException as error:  # its Rust half raises the bare Exception class, or a panic
+        if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
+            raise
         raise CorruptCheckpointError(
             f"The tokenizer in the folder {folder.name} could not be read: it is damaged or is "
             "not a T5 tokenizer. Download tokenizer.json or spiece.model again."

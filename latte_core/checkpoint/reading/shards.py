@@ -16,6 +16,7 @@ log = logging.getLogger("latte")
 
 MAX_SHARDS = 1000
 SHOWN_FILES = 5
+MAX_NAME_BYTES = 255  # of a file on every usual system
 # An index of a variant is `X.fp16.safetensors.index.json` in transformers and older diffusers, and
 # `X.safetensors.index.fp16.json` in newer diffusers.
 INDEX = re.compile(
@@ -82,6 +83,8 @@ def shards_of(index: Path) -> list[Path]:
 def is_plain_name(name: object) -> bool:
     """Return whether `name` is that of a file in the same folder, on every system."""
     if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+        return False
+    if len(name.encode("utf-8")) > MAX_NAME_BYTES:
         return False
     return not any(mark in name for mark in "/\\:")
 

@@ -10,6 +10,7 @@ from ...config.latte import LatteConfig
 from ...config.t2v import LatteT2VConfig
 from ...model.latte.transformer import Latte
 from ...model.t2v.transformer import LatteT2V
+from .derivatives import has_skips
 from .detect import T2V_CLASS_NAMES, is_config_of, states_heads, t2v_config_of
 from .detect_latte import LATTE_CLASS_NAMES, latte_config_of
 from .names import LATTE_MARK, T2V_MARK, Selection, looks_like_latte, select_model
@@ -51,9 +52,13 @@ class Architecture:
 def find_architecture(names: Collection[str]) -> tuple[Architecture, Selection] | None:
     """Return the transformer that a file holds, with its names in the file, or None.
 
+    A Latte with parts that no Latte has, see `derivatives.py`, is none.
+
     Raises:
         WeightMismatchError: if two names of the file become the same without prefixes.
     """
+    if has_skips(names):
+        return None
     for architecture in ARCHITECTURES:
         selection = select_model(names, architecture.mark)
         if selection is not None and architecture.recognises(selection.names):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from .derivatives import has_skips
 from .names import COMPILED, LATTE_MARK, T2V_MARK, VIDEO_NAMES, find_prefix, looks_like_latte
 
 MODEL_NODE = "Latte Model Loader"
@@ -38,6 +39,8 @@ class Family(Enum):
 
     LATTE_T2V = "a Latte text-to-video transformer"
     LATTE_CLASS = "a class-conditional or unconditional Latte model"
+    SKIP_DIT = "a Latte with Skip-DiT's long connections"
+    OPEN_SORA_PLAN = "a text-to-video transformer of Open-Sora-Plan"
     LATTE_FOLDER = "a complete Latte folder"
     DIT = "a DiT image model"
     PIXART = "a PixArt image model"
@@ -64,6 +67,8 @@ ADVICE: dict[Family, str] = {
     Family.LATTE_T2V: f"Use {MODEL_NODE}.",
     Family.LATTE_CLASS: f"Use {MODEL_NODE} with {CLASS_NODE} or {UNCONDITIONAL_NODE}.",
     Family.DIT: f"Use {MODEL_NODE} with {CLASS_NODE}; it makes single images, no video.",
+    Family.SKIP_DIT: "These are not supported; choose the Latte that it was made from.",
+    Family.OPEN_SORA_PLAN: "It is not supported; choose a file of Latte-1, or the starter.",
     Family.LATTE_FOLDER: f"Use {MODEL_NODE}, {TEXT_NODE} and {VAE_NODE}; each finds its part.",
     Family.T5_ENCODER: f"Use {TEXT_NODE}.",
     Family.UMT5_ENCODER: f"Latte needs T5 v1.1 XXL (t5xxl), not umT5; load that with {TEXT_NODE}.",
@@ -115,6 +120,11 @@ def is_lora(names: Names) -> bool:
 def is_t2v_names(names: Names) -> bool:
     """LatteT2V behind known prefixes."""
     return find_prefix(names.shapes, T2V_MARK) is not None
+
+
+def is_skip_dit(names: Names) -> bool:
+    """Skip-DiT: a Latte of either kind with long connections."""
+    return has_skips(names.shapes) and (is_t2v_names(names) or latte_prefix(names) is not None)
 
 
 def is_class_latte(names: Names) -> bool:
@@ -240,6 +250,7 @@ def is_foreign_vae(names: Names) -> bool:
 
 RULES = (
     Rule(Family.LORA, is_lora),
+    Rule(Family.SKIP_DIT, is_skip_dit),
     Rule(Family.LATTE_T2V, is_t2v_names),
     Rule(Family.LATTE_CLASS, is_class_latte),
     Rule(Family.DIT, is_dit),

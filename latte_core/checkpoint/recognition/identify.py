@@ -16,6 +16,7 @@ from ..reading.reader import read_header
 from ..reading.records import FileHeader, FileKind, IncompleteFileError, size_text
 from ..reading.sniff import file_size, kind_of, not_weights, open_weights, sniff
 from .architectures import T2V, Architecture, Config, find_architecture
+from .derivatives import is_open_sora_plan
 from .detect import TEMPORAL_BLOCK, config_in, count_blocks, states_heads
 from .encoders import judge_t5
 from .families import Family, advice_for, family_of, joined
@@ -165,6 +166,12 @@ def identify_transformer(
     shapes = {short: header.tensors[name] for short, name in selection.names.items()}
     try:
         own = own_settings(header, architecture)
+        if architecture is T2V and is_open_sora_plan(own):
+            family = Family.OPEN_SORA_PLAN
+            sentence = f"This is {family.value}. {advice_for(family)}"
+            return replace(
+                found, family=family, title=family.value, details=details, sentence=sentence
+            )
         config = architecture.config_of(shapes, own, None)
     except LatteError as error:
         if CONFIG_TENSOR in shapes:

@@ -30,6 +30,8 @@ T2V_MARK = "temporal_transformer_blocks.0.attn1.to_q.weight"
 LATTE_MARK = "blocks.0.attn.qkv.weight"
 LATTE_INPUT = "x_embedder.proj.weight"
 TEMPORAL_TABLE = "temp_embed"
+# What must stand behind the same unknown prefix as a mark, which alone may be part of a U-Net.
+COMPANIONS: Mapping[str, str] = {T2V_MARK: "pos_embed.proj.weight", LATTE_MARK: LATTE_INPUT}
 MODULATION = "blocks.0.adaLN_modulation.1.weight"
 SECOND_ATTENTION = "blocks.0.attn_temp.qkv.weight"
 TUBELET_LAYER = "final_layer.temporal_up.weight"
@@ -61,14 +63,28 @@ class Selection:
 
 
 def find_prefix(names: Iterable[str], mark: str) -> str | None:
-    """Return what stands before the name `mark`, if only known wrappers do; averaged weights win.
+    """Return what stands before the name `mark`; known wrappers win, then averaged weights.
 
-    None means that no name ends with `mark` behind known wrappers.
+    A prefix that nobody knows is taken where it is the only one with a transformer's input. None
+    means that there is no prefix to take.
+
+    Raises:
+        WeightMismatchError: if several text-to-video transformers stand behind unknown prefixes.
     """
-    found = [name.removesuffix(mark) for name in names if name.endswith(mark)]
+    listed = set(names)
+    found = [name.removesuffix(mark) for name in listed if name.endswith(mark)]
     known = [prefix for prefix in found if WRAPPERS.fullmatch(prefix)]
     if not known:
-        return None
+        unknown = sorted(
+            {p for p in found if p.endswith(".") and f"{p}{COMPANIONS.get(mark)}" in listed}
+        )
+        if len(unknown) > 1 and mark == T2V_MARK:
+            behind = ", ".join(shown(prefix) for prefix in unknown[:5])
+            raise WeightMismatchError(
+                f"The weights hold {len(unknown)} Latte transformers, behind {behind}. "
+                "Keep the tensors of one of them in a file of its own."
+            )
+        return unknown[0] if len(unknown) == 1 else None
     return min(known, key=lambda prefix: ("ema." not in prefix, len(prefix), prefix))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from ...errors import UnknownArchitectureError
 from ..reading.folders import CONFIG_NAME, config_beside
 from ..reading.records import FileHeader, TensorFile, shown
-from .architectures import Architecture, Config, find_architecture
+from .architectures import T2V, Architecture, Config, find_architecture
+from .derivatives import refuse_open_sora_plan
 from .detect import CONFIG_KEY, config_in, config_in_tensor, plain
 from .identify import identify_header
 from .names import CONFIG_TENSOR, Selection
@@ -71,6 +72,8 @@ def settle_config(
     place = f"in {header.name}"
     if saved is None and CONFIG_KEY not in header.metadata:
         own, place = usable_config(path, architecture), f"beside {header.name}"
+    if architecture is T2V:
+        refuse_open_sora_plan(place, own)
     given = plain(config)
     settled = architecture.config_of(shapes, own, given, place=place)
     remark = architecture.remark(settled, own, given or {})
