@@ -18,7 +18,7 @@ from ..model.latte.transformer import Latte
 from ..model.t2v.blocks import Grid
 from ..model.t2v.places import PlaceTables, times_table
 from ..model.t2v.transformer import LatteT2V
-from .dropout import Masks
+from ..model.weights.dropout import Masks
 from .examples import Batch
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from latte_core.config.t2v import LatteT2VConfig
 from latte_core.model.t2v.transformer import LatteT2V
+from latte_core.model.weights.dropout import Masks
 from latte_core.model.weights.lora import LoraSettings, add_lora
-from latte_core.training.dropout import Masks
 from latte_core.training.run import train
 from latte_core.training.run_folder import RunFolder
 

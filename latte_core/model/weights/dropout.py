@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..model.weights.lora import lora_layers
+from .lora import lora_layers
 
 WORD = 2**32
 FACTOR = 0x45D9F3B  # of 27 bits, so that products of 32-bit numbers fit an int64
