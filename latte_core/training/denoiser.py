@@ -18,6 +18,7 @@ from ..model.latte.transformer import Latte
 from ..model.t2v.blocks import Grid
 from ..model.t2v.places import PlaceTables, times_table
 from ..model.t2v.transformer import LatteT2V
+from ..model.weights.dropout import Masks
 from .examples import Batch
 
 
@@ -46,6 +47,7 @@ class Denoiser(nn.Module):
         transformer: a LatteT2V or a Latte.
         checkpoint_activations: see `recompute_block`.
         images_through_temporal: see `TrainConfig`.
+        seed: of the dropout of adapters.
     """
 
     def __init__(
@@ -54,15 +56,18 @@ class Denoiser(nn.Module):
         *,
         checkpoint_activations: bool = False,
         images_through_temporal: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.transformer = transformer
         self.hooks = CHECKPOINTED if checkpoint_activations else PLAIN
         self.images_through_temporal = images_through_temporal
+        self.masks = Masks(transformer, seed)
         self._places: dict[tuple[torch.Size, torch.device], PlaceTables] = {}
 
     def forward(self, noisy: Tensor, batch: Batch) -> Tensor:
         """Predict the noise of (b, 4, F + I, h, w), and its variance: (b, 8, F + I, h, w)."""
+        self.masks.numbers = batch.numbers
         if isinstance(self.transformer, Latte):
             return self.with_classes(noisy, batch)
         return self.with_text(noisy, batch)

@@ -29,6 +29,7 @@ class Example:
     """One clip, with the images beside it.
 
     Args:
+        number: of the example in the run.
         latents: (4, F + I, h, w) clean.
         noise: the same shape.
         timestep: 0 .. 999.
@@ -36,9 +37,11 @@ class Example:
         contexts: (n, C) text of the clip, then of each image; empty for models without text.
         label, image_labels: classes; None and () without.
         is_dropped: whether the class is to be hidden; a hidden caption is in `contexts` already.
+        are_images_dropped: the same of the images, one draw for all of them.
         num_images: I.
     """
 
+    number: int
     latents: Tensor
     noise: Tensor
     timestep: int
@@ -47,6 +50,7 @@ class Example:
     label: int | None
     image_labels: tuple[int, ...]
     is_dropped: bool
+    are_images_dropped: bool
     num_images: int
 
 
@@ -57,6 +61,7 @@ class Batch:
     Places and classes stay on the CPU, where models make tables of them and check them.
     """
 
+    numbers: tuple[int, ...]  # b
     latents: Tensor  # b 4 F+I h w
     noise: Tensor
     timesteps: Tensor  # b
@@ -68,7 +73,7 @@ class Batch:
     image_mask: Tensor | None
     labels: Tensor | None  # b
     image_labels: Tensor | None  # b I
-    dropped: Tensor  # b
+    dropped: Tensor  # b, or b 2 with images: of the clip, of its images
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with what is computed with on a device, which nobody waits for."""
@@ -120,6 +125,7 @@ class Examples:
         is_dropped = rng.random() < config.drop_condition
         frames = self.choose_frames(data.num_frames(clip), rng)
         images = [rng.randrange(len(data)) for _ in range(config.num_images)]
+        are_images_dropped = bool(images) and rng.random() < config.drop_condition
         flipped = config.flip and rng.random() < 0.5
         parts = [self.draw(clip, frames, flipped, generator)]
         for image in images:
@@ -129,11 +135,15 @@ class Examples:
         latents = torch.cat(parts, dim=1)  # 4 F+I h w
         timestep = self.draw_timestep(number, rng)
         return Example(
+            number=number,
             latents=latents,
             noise=torch.randn(latents.shape, generator=generator),
             timestep=timestep,
             positions=frames if config.frame_choice == "scattered" else None,
-            contexts=tuple(data.context(one, rng, is_dropped) for one in (clip, *images))
+            contexts=(
+                data.context(clip, rng, is_dropped),
+                *(data.context(one, rng, are_images_dropped) for one in images),
+            )
             if data.has_text
             else (),
             label=data.class_label(clip),
@@ -141,6 +151,7 @@ class Examples:
                 label for one in images if (label := data.class_label(one)) is not None
             ),
             is_dropped=is_dropped and self.has_null_class,
+            are_images_dropped=are_images_dropped and self.has_null_class,
             num_images=config.num_images,
         )
 
@@ -185,6 +196,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     labels = [one.label for one in examples if one.label is not None]
     has_labels = len(labels) == len(examples)
     return Batch(
+        numbers=tuple(one.number for one in examples),
         latents=torch.stack([one.latents for one in examples]),
         noise=torch.stack([one.noise for one in examples]),
         timesteps=torch.tensor([one.timestep for one in examples]),
@@ -200,7 +212,12 @@ def collate(examples: Sequence[Example]) -> Batch:
         image_labels=torch.tensor([one.image_labels for one in examples])
         if has_labels and first.image_labels
         else None,
-        dropped=torch.tensor([one.is_dropped for one in examples]),
+        dropped=torch.tensor(
+            [
+                [one.is_dropped, one.are_images_dropped] if one.num_images else one.is_dropped
+                for one in examples
+            ]
+        ),
     )
 
 

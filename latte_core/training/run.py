@@ -61,6 +61,7 @@ def train(
     Raises:
         InvalidInputError, CheckpointError: for a config, model or data that cannot be used.
         NonFiniteError: if the training breaks down.
+        CheckpointError: if the disk is full, or the folder cannot be written to.
     """
     workers = workers or find_workers(config.precision, device)
     folder = RunFolder(config.output)
@@ -79,9 +80,14 @@ def train(
         if workers.rank == 0:
             folder.write_status("stopped", step=0, num_steps=config.num_steps)
     except LatteError as error:
-        if workers.rank == 0 and folder.path.is_dir():
-            folder.write_status("failed", message=str(error))
+        if workers.rank == 0:
+            folder.write_failure(str(error))
         raise
+    except OSError as error:
+        failed = folder.unwritten(error)
+        if workers.rank == 0:
+            folder.write_failure(str(failed))
+        raise failed from error
     finally:
         workers.close()
     return folder.result

@@ -13,6 +13,7 @@ STOP                  made by whoever wants the run to end after the update it i
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -20,9 +21,12 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from ..checkpoint.reading.records import size_text
+from ..checkpoint.reading.sniff import reason_of
 from ..errors import CheckpointError, CorruptCheckpointError, InvalidInputError
 from ..files import atomic_write, read_json
 from .run_log import Entry, parse_line
@@ -31,6 +35,7 @@ from .state import read_state, write_state
 RunState = Literal["preparing", "running", "stopped", "finished", "failed"]
 ENDED = ("stopped", "finished", "failed")
 STATE_FILE = "state.pt"
+STATUS_FILE = "status.json"
 STOP_FILE = "STOP"
 STEP_FOLDER = re.compile(r"step-(\d{8})")
 
@@ -124,11 +129,38 @@ class RunFolder:
     def write_status(self, state: RunState, **values: Any) -> None:
         """Say where the run is."""
         now = {"state": state, "pid": os.getpid(), "time": time.time(), **values}
-        self.write_json("status.json", now)
+        self.write_json(STATUS_FILE, now)
+
+    def write_failure(self, message: str) -> None:
+        """Say that the run failed, on a full disk too; what cannot be said is left out."""
+        if not self.path.is_dir():
+            return
+        try:
+            self.write_status("failed", message=message)
+        except OSError:
+            values = {"state": "failed", "pid": os.getpid(), "time": time.time()}
+            text = json.dumps({**values, "message": message}) + "\n"
+            with suppress(OSError), (self.path / STATUS_FILE).open("r+b") as handle:
+                handle.write(text.encode())  # in the room that the older one takes
+                handle.truncate()
+
+    def unwritten(self, error: OSError) -> CheckpointError:
+        """Return the error for a run that the file system ended, with what can be done."""
+        file = Path(str(error.filename or "log.jsonl")).name
+        steps = self.steps()
+        place = f"goes on from update {steps[-1]}" if steps else "begins anew"
+        said = f"The training in {self.path.name} was ended: {file} cannot be used: "
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = size_text(shutil.disk_usage(nearest(self.path)).free)
+            said = f"The training in {self.path.name} was ended: the disk is full ({free} free): "
+        return CheckpointError(
+            f"{said}{reason_of(error)}. Make room or choose another output, and start the same "
+            f"command again; it {place}."
+        )
 
     def status(self) -> dict[str, Any]:
         """Return what `write_status` wrote last; empty if there is no run."""
-        path = self.path / "status.json"
+        path = self.path / STATUS_FILE
         return read_json(path) if path.is_file() else {}
 
     def request_stop(self) -> None:
@@ -210,3 +242,8 @@ class RunFolder:
         except CheckpointError:
             return False
         return True
+
+
+def nearest(path: Path) -> Path:
+    """Return a folder, or the first above it that is there."""
+    return next((one for one in (path, *path.absolute().parents) if one.exists()), Path())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,71 @@ from ..checkpoint.reading.archive import read_archive, verify_checksums
 from ..checkpoint.reading.reader import TORCH_ERRORS
 from ..checkpoint.reading.records import IncompleteFileError
 from ..checkpoint.reading.sniff import open_weights
+from ..checkpoint.writing.writer import unwritable
 from ..checks import is_whole
 from ..devices import is_out_of_memory
 from ..errors import CorruptCheckpointError, UnsafeCheckpointError
 from ..files import atomic_write
-from .soundness import first_not_finite, require_finite
+from .soundness import first_not_finite, require_finite, values_in
 
 RUN_KEYS = ("model", "ema", "optimizer", "workers", "step")  # of the state of a run
 MAX_STEP = 2**31
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; an older state is replaced only when this one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        torch.save(state, partial)
+    """Write tensors and plain values; an older state is replaced only when this one is whole.
+
+    Raises:
+        CheckpointError: if the disk is full or the place cannot be written; no folder is left.
+    """
+    is_new = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as partial, partial.open("wb") as handle:
+            save_into(handle, state)
+    except OSError as error:
+        failed = unwritable(path, num_bytes_of(state), error)
+        if is_new:
+            with suppress(OSError):
+                path.parent.rmdir()
+        raise failed from error
+
+
+def save_into(handle: BinaryIO, state: dict[str, Any]) -> None:
+    """Write a state; what the file system says of it comes out as it is, which torch prevents."""
+    watched = Watched(handle)
+    try:
+        torch.save(state, cast(Any, watched))
+    except RuntimeError:
+        if watched.error is not None:
+            raise watched.error from None
+        raise
+
+
+class Watched:
+    """A file that remembers the error of a write."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        """Write bytes."""
+        try:
+            return self.handle.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Give what was written to the system."""
+        self.handle.flush()
+
+
+def num_bytes_of(state: object) -> int:
+    """Return the bytes of the tensors in a state."""
+    tensors = (value for _, value in values_in(state) if isinstance(value, Tensor))
+    return sum(one.numel() * one.element_size() for one in tensors)
 
 
 def read_state(path: Path) -> dict[str, Any]:

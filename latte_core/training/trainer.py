@@ -88,6 +88,7 @@ class Trainer:
             subject.transformer,
             checkpoint_activations=config.checkpoint_activations,
             images_through_temporal=config.images_through_temporal,
+            seed=config.seed,
         ).train()
         optimizer = make_adamw(
             parameter_groups(subject, config.slow_ends),

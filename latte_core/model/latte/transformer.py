@@ -117,8 +117,9 @@ class Latte(VideoTransformer[LatteConfig]):
                 temporal attention sees (joint training, docs/model.md 3).
             image_labels: (B, num_images) labels of the images; without them the clip's serve.
             drop_labels: (B,), True where the null class takes the place of a video's label and of
-                its images' labels. By default labels are dropped in training mode only, at random
-                as the config says, one draw for the clip and one for all its images.
+                its images' labels, or (B, 2) for each of both. By default labels are dropped in
+                training mode only, at random as the config says, one draw for the clip and one
+                for all its images.
             enable_temporal_attention: False makes F independent images.
             places: result of `place_tables`; None makes them.
             hooks: what a host does in the place of attention and around blocks.
@@ -224,11 +225,15 @@ class Latte(VideoTransformer[LatteConfig]):
         """Return (B, 1, D), or (B, 1 + I, D) where images have labels of their own."""
         config, batch = self.config, latents.shape[0]
         clip = send(check_labels(config, class_labels, (batch,)), latents.device)[:, None]
-        parts = [self._drop(clip, dropped)]
+        is_split = dropped is not None and dropped.ndim == 2 and dropped.shape[1] == 2
+        of_clip, of_images = (
+            dropped.unbind(1) if dropped is not None and is_split else (dropped,) * 2
+        )
+        parts = [self._drop(clip, of_clip)]
         if image_labels is not None:
             images = check_labels(config, image_labels, (batch, num_images))
             images = send(images, latents.device)
-            parts.append(self._drop(images, dropped))
+            parts.append(self._drop(images, of_images))
         return self.y_embedder(torch.cat(parts, dim=1), self._compute_dtype(latents))
 
     def _drop(self, labels: Tensor, dropped: Tensor | None) -> Tensor:

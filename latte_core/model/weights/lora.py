@@ -7,7 +7,7 @@ new adapter changes nothing. Names are those that ComfyUI's own LoRA loader read
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -112,6 +112,8 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.settings = settings
         self.was_trained = was_trained
+        # Takes the place of torch's dropout, where a training has masks of its own.
+        self.drop: Callable[[Tensor], Tensor] | None = None
         self._replaced = (layer,)  # in a tuple, so that it is no part of the module tree
         self.register_parameter("weight", parameter_of(layer, "weight"))
         self.register_parameter("bias", parameter_of(layer, "bias"))
@@ -124,9 +126,11 @@ class LoraLinear(nn.Module):
         weight: Any = self.weight
         bias: Any = self.bias
         out = F.linear(hidden, weight, bias)
-        if self.settings.dropout:
-            # torch's own generator on purpose: recomputed activations can replay no other one
-            hidden = F.dropout(hidden, self.settings.dropout, self.training)
+        if self.settings.dropout and self.training:
+            if self.drop is not None:
+                hidden = self.drop(hidden)
+            else:  # torch's own generator: recomputed activations can replay no other one
+                hidden = F.dropout(hidden, self.settings.dropout)
         return torch.add(out, self.lora_B(self.lora_A(hidden)), alpha=self.settings.scale)
 
     def plain(self) -> nn.Linear:
