@@ -253,6 +253,7 @@ class Ours:
     def batch(self, case: Case) -> Any:
         """Return a batch as the training loop has it."""
         return self.batch_of(
+            numbers=tuple(range(len(case.latents))),
             latents=case.latents,
             noise=case.noise,
             timesteps=case.timesteps,

@@ -206,7 +206,7 @@ def test_a_tokenizer_of_a_larger_model_is_refused(tokenizer: PromptTokenizer) ->
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is missing"), (b"\xff", "not JSON"), (b"[" * 99_999, "not JSON"), (b"[]", "list")],
+    [(None, "is missing"), (b"\xff", "not UTF-8"), (b"[" * 99_999, "not JSON"), (b"[]", "list")],
 )
 def test_a_damaged_config_file_is_named(
     content: bytes | None, message: str, tmp_path: Path, tokenizer: PromptTokenizer
