@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from latte_core.sampling import ScheduleSettings, make_noise, make_step_noise, make_stepper, sample
+from latte_core.errors import InvalidInputError
+from latte_core.sampling import (
+    SAMPLER_NAMES,
+    ScheduleSettings,
+    make_noise,
+    make_step_noise,
+    make_stepper,
+    sample,
+)
 
 SHAPE = (2, 4, 3, 4, 6)
 ODD_COUNTS = (7, 60, 300, 600)  # 1000 over each of these is not whole, and rounds up for three
@@ -124,3 +132,37 @@ def test_offset_reaches_the_schedulers_of_diffusers(name: str) -> None:
     settings = ScheduleSettings(steps_offset=3)
     shifted = make_stepper(name, 50, noise=noise, settings=settings).timesteps
     assert shifted == [timestep + 3 for timestep in plain]
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "offset", "begin"),
+    [
+        ("ddim", 1000, 1, 1000),
+        ("ddpm", 500, 2, 1000),
+        ("ddim", 100, 10, 1000),
+        ("euler", 1000, 1, 1000),
+        ("heun", 333, 5, 1001),
+        ("dpmsolver_multistep", 999, 1, 1000),
+    ],
+)
+def test_offset_that_leads_beyond_the_last_timestep_is_refused(
+    name: str, num_steps: int, offset: int, begin: int
+) -> None:
+    settings = ScheduleSettings(steps_offset=offset)
+    words = rf"^{num_steps} steps with steps_offset = {offset} .* timestep {begin}, .* is 999\."
+    with pytest.raises(InvalidInputError, match=words):
+        make_stepper(name, num_steps, noise=make_step_noise(SHAPE, 0), settings=settings)
+
+
+@pytest.mark.parametrize("name", SAMPLER_NAMES)
+def test_advice_about_the_offset_works(name: str) -> None:
+    """Fifty steps take every offset, and the last timestep may be visited."""
+    noise = make_step_noise(SHAPE, 0)
+    for settings, num_steps in ((ScheduleSettings(steps_offset=10), 50), (ScheduleSettings(), 998)):
+        stepper = make_stepper(name, num_steps, noise=noise, settings=settings)
+        assert 0 <= min(stepper.timesteps) and max(stepper.timesteps) <= 999
+
+
+def test_offset_may_lead_to_the_last_timestep() -> None:
+    visits = ScheduleSettings(steps_offset=1).timesteps(999)
+    assert visits == list(range(999, 0, -1))
