@@ -61,19 +61,23 @@ class Posterior:
         latents_share = (1 - next_alpha) * (1 - beta) ** 0.5 / (1 - alpha)
         return clean_share * denoised + latents_share * latents
 
-    def deviation(self, index: int, prediction: Tensor) -> Tensor | float:
+    def deviation(
+        self, index: int, prediction: Tensor, *, takes_upper: bool = False
+    ) -> Tensor | float:
         """Return the standard deviation of the next latents, 0.0 where these are clean.
 
         Args:
             index: entry of the tables.
             prediction: the model's output; channels after the fourth choose between the lower
-                bound (-1) and beta (1). Without them the lower bound is taken.
+                bound (-1) and beta (1).
+            takes_upper: whether a prediction without them has beta for its variance, as in the
+                authors' process, or the lower bound, as in diffusers'.
         """
         if self.ends_clean(index):
             return 0.0
         lower = float(self.log_variances[index])
-        if prediction.shape[1] == LATENT_CHANNELS:
-            return math.exp(0.5 * lower)
         upper = float(torch.log(self.betas[index]))
+        if prediction.shape[1] == LATENT_CHANNELS:
+            return math.exp(0.5 * (upper if takes_upper else lower))
         share = (prediction[:, LATENT_CHANNELS:] + 1) / 2
         return torch.exp(0.5 * (share * upper + (1 - share) * lower))

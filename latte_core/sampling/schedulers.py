@@ -36,7 +36,7 @@ class DiffusersStepper:
         noise: generators and draw order of per-step noise.
 
     Raises:
-        InvalidInputError: for a step count out of range.
+        InvalidInputError: for a step count out of range, or an offset that leads beyond 999.
         MissingDependencyError: if diffusers is not installed.
     """
 
@@ -46,6 +46,7 @@ class DiffusersStepper:
         check_steps(reference_name, num_steps)
         self._scheduler = _build(reference_name, settings)
         self._scheduler.set_timesteps(num_steps, device="cpu")
+        settings.check_highest(max(self.timesteps), num_steps)
         self._noise = noise
         self._extra: dict[str, Any] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:

@@ -108,12 +108,14 @@ class ScheduleSettings:
         """Return the `num_steps` training-time indices to visit, highest first.
 
         Raises:
-            InvalidInputError: if `num_steps` is not 1 .. 1000.
+            InvalidInputError: if `num_steps` is not 1 .. 1000, or the offset leads beyond 999.
         """
         check_integer("steps", num_steps, 1, TRAIN_STEPS)
         if self.timestep_spacing == "leading":
             stride = TRAIN_STEPS // num_steps
-            return [index * stride + self.steps_offset for index in reversed(range(num_steps))]
+            visits = [index * stride + self.steps_offset for index in reversed(range(num_steps))]
+            self.check_highest(visits[0], num_steps)
+            return visits
         if self.timestep_spacing == "trailing":
             stride = TRAIN_STEPS / num_steps
             return [round(TRAIN_STEPS - index * stride) - 1 for index in range(num_steps)]
@@ -121,6 +123,20 @@ class ScheduleSettings:
             return [0]
         span = (TRAIN_STEPS - 1) / (num_steps - 1)
         return [round(index * span) for index in reversed(range(num_steps))]
+
+    def check_highest(self, timestep: float, num_steps: int) -> None:
+        """Refuse a run that would begin beyond the training timesteps, where no table has an entry.
+
+        Raises:
+            InvalidInputError: naming the offset that leads there.
+        """
+        if timestep > TRAIN_STEPS - 1:
+            raise InvalidInputError(
+                f"{num_steps} steps with steps_offset = {self.steps_offset} in the scheduler "
+                f"config would begin at timestep {timestep:g}, but the last one is "
+                f"{TRAIN_STEPS - 1}. Set steps_offset to 0, as in Latte-1's "
+                "scheduler_config.json, or use fewer steps: 50, for example."
+            )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -39,6 +39,9 @@ class _SpacedStepper:
 class SpacedDdpmStepper(_SpacedStepper):
     """DDPM from the noisiest timestep down to clean latents.
 
+    The variance is what the model learned, and beta for a model that learned none: the larger of
+    the two fixed ones, which the authors' process takes.
+
     Args:
         diffusion: timesteps and tables.
         noise: noise of every step; that of the last is asked for, and not used.
@@ -56,7 +59,7 @@ class SpacedDdpmStepper(_SpacedStepper):
         noise = send(self._noise(call), latents.device)
         if posterior.ends_clean(index):
             return mean
-        return mean + posterior.deviation(index, prediction) * noise
+        return mean + posterior.deviation(index, prediction, takes_upper=True) * noise
 
 
 class SpacedDdimStepper(_SpacedStepper):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -13,6 +13,7 @@ from ...config.class_names import find_class
 from ...config.latte import LatteConfig
 from ...errors import IncompatibleInputsError, InvalidInputError
 from ...sampling.noise import generator_for
+from ...sampling.reference_noise import ReferenceStream
 
 RANDOM = "random"
 LABEL_STREAM = 2**63  # keeps the draw of labels apart from that of noise
@@ -25,6 +26,7 @@ def labels_of(
     count: int,
     config: LatteConfig,
     names: Sequence[str],
+    draw: Callable[[int], Sequence[int]] | None = None,
 ) -> tuple[int, ...] | None:
     """Return the class of each of `count` videos, or None for an unconditional model.
 
@@ -34,6 +36,7 @@ def labels_of(
         count: videos.
         config: the model's.
         names: of its classes, in the order of labels; may be empty.
+        draw: number of classes -> what `random` means for each video; left out: `random_labels`.
 
     Raises:
         InvalidInputError: for a class that there is not, naming the nearest, or that is missing.
@@ -59,10 +62,13 @@ def labels_of(
         )
     wanted = [given] if isinstance(given, int | str) else list(given)
     wanted = wanted * count if len(wanted) == 1 else wanted
-    draws = random_labels(seeds, count, classes)
+    if draw is None or not any(map(is_random, wanted)):
+        draws = random_labels(seeds, count, classes)
+    else:
+        draws = draw(classes)
     return tuple(
-        draw if is_random(label) else find_class(label, names, classes)
-        for label, draw in zip(wanted, draws, strict=True)
+        drawn if is_random(label) else find_class(label, names, classes)
+        for label, drawn in zip(wanted, draws, strict=True)
     )
 
 
@@ -73,6 +79,19 @@ def random_labels(seeds: Sequence[int], count: int, num_classes: int) -> list[in
         int(torch.randint(num_classes, (), generator=generators[index % len(generators)]))
         for index in range(count)
     ]
+
+
+def authors_labels(shape: Sequence[int], seed: int | Sequence[int], num_classes: int) -> list[int]:
+    """Draw a class for each video as the authors' scripts do under guidance (docs/model.md 7.2).
+
+    Args:
+        shape: (B, 4, F, h, w) of the start noise, which the stream gives first.
+        seed: of all videos, or one for each.
+        num_classes: to draw from.
+    """
+    stream = ReferenceStream(shape, seed, is_guided=True)
+    stream.draw_start()
+    return [int(label) for label in stream.draw_labels(num_classes)]
 
 
 def is_random(label: Label) -> bool:

@@ -39,7 +39,7 @@ from ..run import (
     shape_to_make,
     slices,
 )
-from .labels import Label, count_videos, is_listed, labels_of
+from .labels import Label, authors_labels, count_videos, is_listed, labels_of
 from .parts import ClassDefaults, ClassFolderParts, ClassParts, GivenClassParts
 
 
@@ -213,7 +213,7 @@ class ClassPipeline(VideoPipeline[ClassParts]):
             eta: noise per step of ddim, 0 .. 1.
             seed: one for all videos (they continue one stream), or one for each.
             noise_order: `comfyui` draws what KSampler draws for the seed, `reference` what the
-                authors' script does.
+                authors' script does, `random` classes under guidance among it.
             latents: (N, 4, F, h, w) start noise of unit variance, in place of the seed's.
             temporal_attention: off makes every frame a picture of its own.
             decode_chunk: frames decoded at a time; by default as the size of the clip plans it.
@@ -244,23 +244,27 @@ class ClassPipeline(VideoPipeline[ClassParts]):
             (best.num_frames, best.height, best.width),
             latents,
         )
+        as_authors = check_noise_order(noise_order) == "reference"
+        run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
+        is_guided = uses_guidance(run.guidance_scale)
         labels = labels_of(
             class_labels,
             check_seeds(seed, count),
             count,
             self.parts.transformer.config,
             self.class_names,
+            partial(authors_labels, shape.latent_size(), seed)
+            if as_authors and is_guided
+            else None,
         )
-        run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
         request = Request(
             run=run, shape=shape, labels=labels, seed=seed, latents=latents, cache=cache
         )
         self._cache(request)  # refuses what does not fit before anything is made
         if output == "frames":
             self.parts.check_vae()
-        as_authors = check_noise_order(noise_order) == "reference"
         together = count if as_authors else min(batch_size, count)
-        videos = together * (1 + uses_guidance(run.guidance_scale))
+        videos = together * (1 + is_guided)
         check_room_for_cache(cache, self.parts, shape, videos)
         with self.parts.stages.run():
             self.parts.begin_sampling()

@@ -102,10 +102,16 @@ def test_variance_logits_choose_between_the_bounds(logit: float, bound: str) -> 
     assert deviation.log().mul(2).unique().tolist() == pytest.approx([expected])
 
 
-def test_model_without_variance_takes_the_lower_bound() -> None:
-    posterior = SpacedDiffusion.from_steps("50").posterior
-    expected = math.sqrt(posterior.variances[20])
-    assert posterior.deviation(20, torch.zeros(1, 4, 1, 2, 2)) == pytest.approx(expected)
+@pytest.mark.parametrize("steps", ["50", "10,15,20", "ddim50"])
+def test_model_without_variance_has_one_of_the_two_bounds(steps: str) -> None:
+    posterior = SpacedDiffusion.from_steps(steps).posterior
+    prediction = torch.zeros(1, 4, 1, 2, 2)
+    for index in (1, 20, 44):
+        lower, upper = float(posterior.variances[index]), float(posterior.betas[index])
+        assert posterior.deviation(index, prediction) == pytest.approx(math.sqrt(lower))
+        largest = posterior.deviation(index, prediction, takes_upper=True)
+        assert largest == pytest.approx(math.sqrt(upper))
+    assert posterior.deviation(0, prediction, takes_upper=True) == 0.0
 
 
 @pytest.mark.parametrize("steps", ["1", "ddim1"])

@@ -349,16 +349,19 @@ def test_switching_temporal_attention_off_makes_frames_independent() -> None:
     torch.testing.assert_close(run(changed)[:, :, :2], run(drawn(0))[:, :, :2])
 
 
-def test_model_without_learned_variance_takes_the_lower_bound() -> None:
+@pytest.mark.parametrize("steps", ["4", "5,3", "ddim10"])
+def test_model_without_learned_variance_takes_the_larger_bound(steps: str) -> None:
+    """As the authors' process does (FIXED_LARGE); the logits that say so are 1."""
     narrow = tiny_latte(learn_sigma=False)
 
-    def wide(latents: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
-        out = narrow(latents, timesteps, labels)
-        return torch.cat([out, torch.full_like(out, -1.0)], 1)
+    def told(latents: Tensor, timesteps: Tensor, class_labels: Tensor | None) -> Tensor:
+        noise_pred = narrow(latents, timesteps, class_labels)
+        return torch.cat([noise_pred, torch.ones_like(noise_pred)], 1)
 
-    options: dict[str, Any] = {"steps": "9", "class_labels": LABELS}
-    ours = sample_reference(narrow, drawn(0), **options)
-    torch.testing.assert_close(ours, sample_reference(wide, drawn(0), **options))
+    options: dict[str, Any] = {"steps": steps, "class_labels": LABELS, "noise": fixed_noise}
+    found = sample_reference(narrow, drawn(0), **options)
+    expected = sample_reference(told, drawn(0), **options)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 Case = tuple[dict[str, Any], type[Exception], str]

@@ -146,6 +146,43 @@ def test_random_class_comes_from_the_seed_alone(pipeline: ClassPipeline) -> None
     assert shared.class_labels[0] == drawn[3]
 
 
+def authors_draw(seed: int, videos: int) -> tuple[int, ...]:
+    """Return the labels that the authors' script draws behind the start noise of a run."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn((videos, FRAMES, 4, SIDE // 8, SIDE // 8), generator=generator)
+    return tuple(torch.randint(0, 5, (videos,), generator=generator).tolist())
+
+
+@pytest.mark.parametrize("seed", [0, 5, 2**40])
+def test_random_class_in_reference_order_is_the_authors(pipeline: ClassPipeline, seed: int) -> None:
+    result = pipeline(["random"] * 3, seed=seed, noise_order="reference", **QUICK)
+    assert result.class_labels == authors_draw(seed, 3)
+    numbered = latents_of(pipeline, list(authors_draw(seed, 3)), seed=seed, noise_order="reference")
+    assert torch.equal(result.latents, numbered)
+
+
+def test_random_class_among_others_keeps_its_place_in_the_authors_stream(
+    pipeline: ClassPipeline,
+) -> None:
+    labels = [4, "random", 0, " Random "]
+    result = pipeline(labels, seed=9, noise_order="reference", **QUICK)
+    drawn = authors_draw(9, 4)
+    assert result.class_labels == (4, drawn[1], 0, drawn[3])
+
+
+def test_random_class_of_each_seed_is_that_of_the_authors_run_of_one_video(
+    pipeline: ClassPipeline,
+) -> None:
+    result = pipeline("random", seed=[3, 8, 8], noise_order="reference", **QUICK)
+    assert result.class_labels == sum((authors_draw(seed, 1) for seed in (3, 8, 8)), ())
+
+
+def test_random_class_without_guidance_comes_from_its_own_stream(pipeline: ClassPipeline) -> None:
+    """The authors draw no label then, so there is none to follow."""
+    options = {"seed": 3, "noise_order": "reference", "guidance_scale": 1.0, **QUICK}
+    assert pipeline(["random"] * 3, **options).class_labels == tuple(random_labels([3], 3, 5))
+
+
 def test_steps_of_all_videos_are_reported_in_one_row(pipeline: ClassPipeline) -> None:
     seen: list[StepInfo] = []
     latents_of(pipeline, [0, 1], callback=seen.append)
