@@ -26,7 +26,7 @@ from ...sampling.spaced import NoiseOfStep
 from ...types import StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..base import VideoPipeline
-from ..part_sizes import check_room_for_cache
+from ..part_sizes import check_room_for_cache, check_room_for_run
 from ..run import (
     Made,
     PipelineResult,
@@ -261,6 +261,9 @@ class ClassPipeline(VideoPipeline[ClassParts]):
         as_authors = check_noise_order(noise_order) == "reference"
         together = count if as_authors else min(batch_size, count)
         videos = together * (1 + uses_guidance(run.guidance_scale))
+        check_room_for_run(
+            self.parts, shape, videos, is_drawn=latents is None, is_decoded=output == "frames"
+        )
         check_room_for_cache(cache, self.parts, shape, videos)
         with self.parts.stages.run():
             self.parts.begin_sampling()
