@@ -58,7 +58,7 @@ def inception_score(
     Raises:
         InvalidInputError: for too few samples, or rows that are no probabilities.
     """
-    values = probabilities.detach().to("cpu", torch.float64)
+    values = probabilities.detach().cpu().double()
     sums = values.sum(dim=1) if values.ndim == 2 else values.new_zeros(1)
     if bool((values < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         raise InvalidInputError(

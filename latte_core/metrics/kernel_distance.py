@@ -86,7 +86,7 @@ def kernel_distance(
 
 def squared_discrepancy(left: Tensor, right: Tensor) -> Tensor:
     """Return the unbiased squared discrepancy of two sets of one size, (M, D), in float64."""
-    x, y = left.to("cpu", torch.float64), right.to("cpu", torch.float64)
+    x, y = left.cpu().double(), right.cpu().double()
     size = len(x)
     within = _sum_of_pairs(x) + _sum_of_pairs(y)
     return within / (size * (size - 1)) - 2 * _kernel(x, y).mean()

@@ -72,11 +72,13 @@ def resize_as_tensorflow(planes: Tensor, size: int) -> Tensor:
 
 def _interpolate(planes: Tensor, axis: int, size: int) -> Tensor:
     old = planes.shape[axis]
-    places = torch.arange(size, device=planes.device, dtype=torch.float64) * (old / size)
+    # Some devices have no float64: the places are computed on the CPU, and moved when rounded.
+    places = torch.arange(size, dtype=torch.float64, device="cpu") * (old / size)
     low = places.floor().long().clamp(max=old - 1)
-    high = (low + 1).clamp(max=old - 1)
     shape = [1] * planes.ndim
     shape[axis] = size
-    weight = (places - low).to(planes.dtype).view(shape)
+    weight = (places - low).to(planes.dtype).view(shape).to(planes.device)
+    low = low.to(planes.device)
+    high = (low + 1).clamp(max=old - 1)
     first, second = planes.index_select(axis, low), planes.index_select(axis, high)
     return first + (second - first) * weight

@@ -57,7 +57,7 @@ class FeatureStatistics:
                 f"Features have shape {tuple(features.shape)}, but (samples, {self.num_features}) "
                 "is expected. Use one feature network for everything that is compared."
             )
-        values = features.detach().to("cpu", torch.float64)
+        values = features.detach().cpu().double()
         if not bool(torch.isfinite(values).all()):
             raise NonFiniteError(
                 "The feature network gave NaN or infinity. Its weights may be damaged, or of "

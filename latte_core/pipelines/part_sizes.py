@@ -1,4 +1,4 @@
-"""The sizes of a model's parts, and whether a run with a cache has room."""
+"""The sizes of a model's parts, and whether a run has room, with a cache or without."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..checkpoint.reading.reader import read_header
 from ..errors import IncompatibleInputsError
 from ..memory import PRESETS, RESIDENT, PartSizes, all_bytes, block_groups, stage_bytes
 from ..memory.estimate import GB
+from ..memory.room import RunBytes, check_room
+from ..precision.layers import layer_dtype
 from ..types import PIXELS_PER_CELL, VideoShape
 from .parts import CommonParts
 
@@ -66,6 +68,33 @@ def part_sizes(
     )
 
 
+def check_room_for_run(
+    parts: CommonParts, shape: VideoShape, videos: int, *, is_drawn: bool, is_decoded: bool
+) -> None:
+    """Refuse videos that the machine cannot hold, before anything is allocated for them (R22).
+
+    Args:
+        parts: of the pipeline.
+        shape: of the videos.
+        videos: of one call of the transformer.
+        is_drawn: whether start noise is to be drawn.
+        is_decoded: whether frames are to be made.
+
+    Raises:
+        IncompatibleInputsError: with what they would take and what there is.
+    """
+    config: Any = parts.transformer.config
+    token = config.hidden_size * layer_dtype(parts.transformer).itemsize
+    needed = RunBytes.of(
+        shape,
+        token_bytes=token // config.patch_size**2,
+        videos=videos,
+        is_drawn=is_drawn,
+        is_decoded=is_decoded,
+    )
+    check_room(shape, needed, _device_of(parts))
+
+
 def check_room_for_cache(
     cache: CacheSettings | None, parts: CommonParts, shape: VideoShape, videos: int
 ) -> None:
@@ -81,9 +110,8 @@ def check_room_for_cache(
         IncompatibleInputsError: if weights and what is kept are more than there is.
     """
     transformer, stages = parts.transformer, parts.stages
-    weight = next(one for one in transformer.parameters() if one.ndim > 2)
-    device = weight.device if stages.plan.transformer == RESIDENT else stages.device
-    room = all_bytes(device)
+    weight = _convolution(transformer)
+    room = all_bytes(_device_of(parts))
     kept = None if cache is None else cache.kind.kept
     if cache is None or kept is None or room is None:
         return
@@ -111,6 +139,19 @@ def check_room_for_cache(
     if stage_bytes(stages.plan, replace(sizes, tokens=0))["sampling"] > room:
         raise IncompatibleInputsError(sentence)
     logger.warning(sentence)
+
+
+def _convolution(transformer: nn.Module) -> nn.Parameter:
+    """Return a weight that every precision leaves as it is."""
+    return next(one for one in transformer.parameters() if one.ndim > 2)
+
+
+def _device_of(parts: CommonParts) -> torch.device:
+    """Return where the transformer works."""
+    stages = parts.stages
+    if stages.plan.transformer == RESIDENT:
+        return _convolution(parts.transformer).device
+    return stages.device
 
 
 def _num_elements(folder: Path) -> int:

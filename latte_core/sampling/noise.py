@@ -45,6 +45,11 @@ def generator_for(seed: int) -> Generator:
     return Generator("cpu").manual_seed(check_seed(seed))
 
 
+def draw(size: Sequence[int], generator: Generator) -> Tensor:
+    """Draw float32 on the CPU whatever torch's defaults are: float64 is another stream (R43)."""
+    return torch.randn(tuple(size), generator=generator, dtype=torch.float32, device="cpu")
+
+
 def check_seeds(seeds: int | Sequence[int], batch: int) -> list[int]:
     """Return `seeds` as a list: one for all videos, or one per video.
 
@@ -84,7 +89,7 @@ def make_noise(
     size = (channels, frames) if order == "reference" else (frames, channels)
     drawn = torch.stack(
         [
-            torch.randn((*size, height, width), generator=generators[index % len(generators)])
+            draw((*size, height, width), generators[index % len(generators)])
             for index in range(batch)
         ]
     )
@@ -116,10 +121,7 @@ class StepNoise:
                 f"Step noise for {len(self.generators)} videos was prepared, "
                 f"but the latents hold {batch}. Prepare one per video."
             )
-        drawn = [
-            torch.randn((1, *size, height, width), generator=generator)
-            for generator in self.generators
-        ]
+        drawn = [draw((1, *size, height, width), generator) for generator in self.generators]
         return self.arrange(torch.cat(drawn))
 
 
@@ -166,5 +168,5 @@ def make_step_noise(
 def _continued(seed: int, skipped: Sequence[int] | None) -> Generator:
     generator = generator_for(seed)
     if skipped is not None:
-        torch.randn((1, *skipped), generator=generator)
+        draw((1, *skipped), generator)
     return generator

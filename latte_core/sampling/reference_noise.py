@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import IncompatibleInputsError
-from .noise import check_seeds, generator_for
+from .noise import check_seeds, draw, generator_for
 from .spaced import NoiseOfStep
 
 
@@ -56,7 +56,7 @@ class ReferenceStream:
 
     def _draw(self, copies: int) -> Tensor:
         drawn = [
-            torch.randn((copies * self._batch, *self._size), generator=generator)[: self._batch]
+            draw((copies * self._batch, *self._size), generator)[: self._batch]
             for generator in self._generators
         ]
         return torch.cat(drawn).transpose(1, 2)

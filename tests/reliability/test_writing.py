@@ -135,7 +135,37 @@ def test_r50_killed_writer_never_leaves_half_a_video(tmp_path: Path) -> None:
         assert read_video(target).frames.shape == (16, 128, 128, 3)
 
 
-def test_r54_read_only_folder_is_one_clear_error(tmp_path: Path) -> None:
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """Have a folder that this process may not write to: to root that is a disk, mounted so."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    folder.chmod(0o555)
+    is_mounted = os.access(folder, os.W_OK)
+    if is_mounted:
+        mount = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(folder)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("this process may write everywhere, and may not mount a disk")
+    try:
+        yield folder
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+        folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "new/clip.png"])
+def test_r54_read_only_folder_is_one_clear_error(read_only_folder: Path, name: str) -> None:
+    with pytest.raises(
+        VideoWriteError, match=r"clip\.\w+ cannot be written to the folder.*(denied|read-only)"
+    ):
+        check_target(read_only_folder / name, 1, 64, 64)
+    assert list(read_only_folder.iterdir()) == []
+
+
+def test_r54_file_in_place_of_the_folder_is_one_clear_error(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.touch()
     with pytest.raises(VideoWriteError, match=r"clip\.mp4 cannot be written to the folder 'file'"):

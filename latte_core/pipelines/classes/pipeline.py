@@ -26,7 +26,7 @@ from ...sampling.spaced import NoiseOfStep
 from ...types import StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..base import VideoPipeline
-from ..part_sizes import check_room_for_cache
+from ..part_sizes import check_room_for_cache, check_room_for_run
 from ..run import (
     Made,
     PipelineResult,
@@ -247,6 +247,11 @@ class ClassPipeline(VideoPipeline[ClassParts]):
         as_authors = check_noise_order(noise_order) == "reference"
         run = self.settle(method, steps, guidance_scale, eta, temporal_attention)
         is_guided = uses_guidance(run.guidance_scale)
+        together = count if as_authors else min(batch_size, count)
+        videos = together * (1 + is_guided)
+        check_room_for_run(
+            self.parts, shape, videos, is_drawn=latents is None, is_decoded=output == "frames"
+        )
         labels = labels_of(
             class_labels,
             check_seeds(seed, count),
@@ -263,8 +268,6 @@ class ClassPipeline(VideoPipeline[ClassParts]):
         self._cache(request)  # refuses what does not fit before anything is made
         if output == "frames":
             self.parts.check_vae()
-        together = count if as_authors else min(batch_size, count)
-        videos = together * (1 + is_guided)
         check_room_for_cache(cache, self.parts, shape, videos)
         with self.parts.stages.run():
             self.parts.begin_sampling()

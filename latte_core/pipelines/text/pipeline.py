@@ -32,7 +32,7 @@ from ...text.t5 import TextEncoder
 from ...types import PIXELS_PER_CELL, StepCallback, VideoShape
 from ...vae.frames import VideoVAE
 from ..base import VideoPipeline
-from ..part_sizes import check_room_for_cache
+from ..part_sizes import check_room_for_cache, check_room_for_run
 from ..run import (
     Made,
     PipelineResult,
@@ -219,9 +219,16 @@ class Pipeline(VideoPipeline[Parts]):
             temporal_attention=temporal_attention,
             cache=cache,
         )
+        together = min(batch_size, count) * (1 + is_guided)
+        check_room_for_run(
+            self.parts,
+            request.shape,
+            together,
+            is_drawn=latents is None,
+            is_decoded=output == "frames",
+        )
         noise, step_noise = noise_of_videos(request.shape.latent_size(), seed, noise_order, latents)
         num_calls = self._check_run(request, step_noise[0])
-        together = min(batch_size, count) * (1 + is_guided)
         check_room_for_cache(cache, self.parts, request.shape, together)
         self.parts.check(vae if output == "frames" else None, text.needs_encoder())
         with self.parts.stages.run():

@@ -137,8 +137,8 @@ def follow(
 
 
 def levels_of(sigmas: Tensor) -> list[float]:
-    """Return noise levels as Python floats."""
-    return [float(sigma) for sigma in sigmas.double()]
+    """Return noise levels as Python floats, without float64 on their device (R56)."""
+    return [float(sigma) for sigma in sigmas.tolist()]
 
 
 def alpha_of(sigma: float) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from latte_core.errors import InvalidInputError
 from latte_core.sampling import make_noise, make_step_noise
+from latte_core.sampling.reference_noise import ReferenceStream
 
 SHAPE = (3, 4, 5, 2, 6)
 
@@ -64,9 +66,28 @@ def test_r45_frames_added_at_the_end_keep_the_earlier_noise() -> None:
     assert torch.equal(make_noise((1, 4, 20, 4, 4), 3)[:, :, :16], make_noise((1, 4, 16, 4, 4), 3))
 
 
-def test_r43_noise_is_float32_on_the_cpu() -> None:
-    noise = make_noise(SHAPE, 0)
-    assert (noise.dtype, noise.device.type) == (torch.float32, "cpu")
+@pytest.mark.parametrize("usual", [torch.float64, torch.float16, torch.bfloat16, "meta"])
+@pytest.mark.parametrize("order", ["comfyui", "reference"])
+def test_r43_noise_is_float32_on_the_cpu(order: str, usual: torch.dtype | str) -> None:
+    def drawn() -> list[Tensor]:
+        steps = make_step_noise(SHAPE, 0, order)
+        stream = ReferenceStream(SHAPE, 0, is_guided=True)
+        return [make_noise(SHAPE, 0, order), steps.draw(SHAPE), stream.draw_start(), stream(0)]
+
+    expected = drawn()
+    before = torch.get_default_dtype()
+    try:
+        if isinstance(usual, str):
+            with torch.device(usual):
+                found = drawn()
+        else:
+            torch.set_default_dtype(usual)
+            found = drawn()
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.dtype, one.device.type) == (torch.float32, "cpu")
+        assert torch.equal(one, other)
 
 
 def test_step_noise_of_ancestral_samplers_is_what_ksampler_uses_on_the_cpu() -> None:

@@ -221,7 +221,11 @@ def modules() -> dict[str, ModuleType]:
             "optimized_attention": attention_pytorch,
         },
         "model_base": {"BaseModel": BaseModel, "ModelType": SimpleNamespace(EPS="eps")},
-        "model_management": {"get_free_memory": lambda device: 1e12},
+        "model_management": {
+            "get_free_memory": lambda device: 1e12,
+            "throw_exception_if_processing_interrupted": lambda: None,
+        },
+        "model_patcher": {"create_model_options_clone": copy_options},
         "ops": {"disable_weight_init": Operations, "manual_cast": Operations},
         "patcher_extension": {
             "WrapperExecutor": Executor,
@@ -239,6 +243,11 @@ def modules() -> dict[str, ModuleType]:
             setattr(owner, part, made[path])
         vars(made[path]).update(vars(make_module(path, values)))
     return made
+
+
+def copy_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Copy options of a model, and the dicts in them."""
+    return {name: dict(one) if isinstance(one, dict) else one for name, one in options.items()}
 
 
 def pad_to_patch_size(videos: Tensor, sizes: Sequence[int]) -> Tensor:
