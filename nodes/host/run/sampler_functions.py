@@ -74,6 +74,7 @@ def sample_ddpm(
     *,
     step_noise: DrawNoise,
     variance_scale: float | None = None,
+    takes_upper: bool = False,
     temporal_attention: bool = True,
 ) -> Tensor:
     """Run DDPM with the variance that the model learned, where it learned one; for `KSAMPLER`.
@@ -82,6 +83,7 @@ def sample_ddpm(
         step_noise: noise of every step but the last.
         variance_scale: guidance of the variance, as text-to-video models have it; None takes that
             of the positive conditioning, as class-conditional models have it.
+        takes_upper: which variance a model has that learned none, see `Posterior.deviation`.
         temporal_attention: off makes every frame a picture of its own.
 
     Source: Ho et al., 2020; Nichol & Dhariwal, 2021; docs/model.md 7.1.
@@ -97,7 +99,8 @@ def sample_ddpm(
         if posterior.ends_clean(index):
             return z
         noise = draw_like(step_noise, z)
-        return z + posterior.deviation(index, torch.cat([denoised, logits], dim=1)) * noise
+        prediction = torch.cat([denoised, logits], dim=1)
+        return z + posterior.deviation(index, prediction, takes_upper=takes_upper) * noise
 
     options = {**switches(temporal_attention), VARIANCE_COLLECTOR: collector}
     return follow(model, x, levels, with_options(extra_args, options), callback, advance)

@@ -166,10 +166,12 @@ def make_sampler(config: Config, settings: RunSettings, step_noise: DrawNoise) -
     }
     if settings.method == "ddim":
         return comfy.samplers.KSAMPLER(sample_ddim, extra_options={**options, "eta": settings.eta})
-    # parity: text-to-video guides all channels, class-conditional models the noise alone
+    # parity: text-to-video guides all channels, class-conditional models the noise alone; without
+    # a learned variance diffusers takes the lower bound, and the authors' own process the upper
     is_guided = isinstance(config, LatteT2VConfig)
-    scale = settings.guidance(config) if is_guided else None
-    return comfy.samplers.KSAMPLER(sample_ddpm, extra_options={**options, "variance_scale": scale})
+    options["variance_scale"] = settings.guidance(config) if is_guided else None
+    options["takes_upper"] = not is_guided
+    return comfy.samplers.KSAMPLER(sample_ddpm, extra_options=options)
 
 
 def run_sampler(
