@@ -13,6 +13,8 @@ from latte_test_support.comfy import server as comfy_server
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTER = ROOT / "latte_core" / "assets" / "starter"
+RUNS = 40  # in which memory is watched
+MOST_KB_A_RUN = 1024  # the host keeps something of every run, too
 RECORDED = json.loads((ROOT / "tests" / "data" / "nodes.json").read_text(encoding="utf-8"))
 
 pytestmark = [
@@ -154,11 +156,12 @@ def test_memory_does_not_grow_from_run_to_run(comfy: comfy_server.ComfyServer) -
     def resident() -> int:
         status = Path(f"/proc/{comfy.process.pid}/status").read_text(encoding="ascii")
         (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
-        return int(line.split()[1]) // 1024
+        return int(line.split()[1])
 
-    for seed in range(100, 106):
+    for seed in range(100, 120):  # after some runs torch and the allocator have what they want
         comfy.run(changed("6", seed=seed))
     before = resident()
-    for seed in range(200, 220):
+    for seed in range(200, 200 + RUNS):
         comfy.run(changed("6", seed=seed))
-    assert resident() - before < 60, "MiB in 20 runs"
+    grown = resident() - before
+    assert grown < RUNS * MOST_KB_A_RUN, f"{grown} kB in {RUNS} runs"
