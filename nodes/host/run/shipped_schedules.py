@@ -16,6 +16,7 @@ from ....latte_core.acceleration.schedule_file import ScheduleFile
 from ....latte_core.acceleration.settings import STATIC, CacheSettings
 from ....latte_core.config.t2v import LatteT2VConfig
 from ....latte_core.diffusion import space_timesteps
+from ....latte_core.errors import InvalidInputError
 from ....latte_core.files import read_json
 from ....latte_core.sampling.settings import TRAIN_STEPS, ScheduleSettings
 from ..base.detection import Config
@@ -98,11 +99,12 @@ def own_levels(config: Config, num_steps: int, folder: Path | None = None) -> li
         file = None if folder is None else folder / SCHEDULER_CONFIG
         if file is not None and file.is_file():
             settings = ScheduleSettings.from_dict(read_json(file))
-        visits = settings.timesteps(num_steps)
+        try:
+            visits = settings.timesteps(num_steps)
+        except InvalidInputError:  # an offset at a stride of one leads beyond the last timestep
+            return []
     else:
         visits = list(space_timesteps(num_steps)[::-1])
-    if visits[0] >= TRAIN_STEPS:  # an offset at a stride of one
-        return []
     alphas = settings.alphas_cumprod()[visits].tolist()
     return [math.sqrt((1 - alpha) / alpha) for alpha in alphas]
 
