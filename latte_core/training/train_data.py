@@ -14,8 +14,6 @@ from ..data.sets import LatentSet
 from ..errors import IncompatibleInputsError, InvalidInputError
 from .train_config import TrainConfig
 
-TASKS = ("text", "class", "unconditional")
-
 
 class TrainData:
     """Clips of one or more prepared sets, numbered through.

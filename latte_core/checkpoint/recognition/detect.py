@@ -25,7 +25,6 @@ from ..reading.records import damaged
 from .names import CONFIG_TENSOR, T2V_MARK
 
 TEMPORAL_BLOCK = "temporal_transformer_blocks."
-SPATIAL_BLOCK = "transformer_blocks."
 RELEASED_HEADS = 16
 CONFIG_KEY = "config"
 Config = TypeVar("Config")

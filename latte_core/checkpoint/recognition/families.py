@@ -16,7 +16,6 @@ VAE_NODE = "Latte VAE Loader"
 LORA_NODE = "Latte LoRA Loader"
 CLASS_NODE = "Latte Class Label"
 UNCONDITIONAL_NODE = "Latte Unconditional"
-T5_BLOCK = ".SelfAttention.q.weight"
 T5_BIAS = ".SelfAttention.relative_attention_bias.weight"
 UMT5_ROWS = 256384
 LORA_MARKS = (

@@ -17,14 +17,13 @@ from ....latte_core.checkpoint.reading.reader import read_tensors
 from ....latte_core.checkpoint.recognition.identify import require_vae
 from ....latte_core.checkpoint.recognition.vaes import vae_settings
 from ....latte_core.errors import IncompatibleInputsError, WeightMismatchError
+from ....latte_core.shipped import VAE_FOLDERS
 from ....latte_core.vae.config import TEMPORAL_GROUPS
 from ....latte_core.vae.names import as_matrix, present_names
 
-SUBFOLDERS = {"temporal": "vae_temporal_decoder", "image": "vae"}
 OUTER_PARTS = ("quant_conv.", "post_quant_conv.")
 TEMPORAL_MARK = "decoder.mid.block_1.mix_factor"
 SECOND_MID_BLOCK = "decoder.mid.block_2.conv1.weight"
-UNUSED_MID_ATTENTION = "decoder.mid.attn_1."
 REGULARIZER = "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"
 ENCODER = "comfy.ldm.modules.diffusionmodules.model.Encoder"
 DECODER = "comfy.ldm.modules.temporal_ae.VideoDecoder"
@@ -102,7 +101,7 @@ def load_vae(path: Path, kind: str) -> Any:
 
 def part_folder(folder: Path, kind: str) -> Path:
     """Return where a Latte-1 style folder keeps the VAE of this kind."""
-    wanted = list(SUBFOLDERS.values()) if kind == "auto" else [SUBFOLDERS[kind]]
+    wanted = list(VAE_FOLDERS.values()) if kind == "auto" else [VAE_FOLDERS[kind]]
     present = [folder / name for name in wanted if (folder / name).is_dir()]
     return present[0] if present else folder / wanted[0]
 
